@@ -1,0 +1,37 @@
+# make demo   sets up and teaches a small model to see rooms (about ten minutes, no GPU)
+# make test   sets up and runs the tests
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+RUN := runs/demo
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/.run
+	$(PY) -m jaxvlm.rooms --output $(RUN)/rooms
+	$(PY) -m jaxvlm.train --config configs/demo.py --workdir $(RUN)
+	$(PY) -m jaxvlm.evaluate --checkpoint $(RUN) --split test --output $(RUN)/evaluation
+
+test: $(VENV)/.test
+	$(PY) -m pytest -m "not slow"
+
+test-slow: $(VENV)/.test
+	$(PY) -m pytest -m slow
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+# The stamps are older than what they were made from only when something changed.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[test]
+	touch $(VENV)/.run $@
+
+clean:
+	rm -rf $(VENV) runs/demo

@@ -1,0 +1,45 @@
+"""Name table of Qwen3: Hugging Face `Qwen3ForCausalLM` <-> `jaxvlm.models.qwen3.Qwen3`."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from convert.table import LINEAR, Rule, linear
+from jaxvlm.errors import UserError
+from jaxvlm.models.qwen3 import Qwen3Config
+
+
+def rules(config: Qwen3Config) -> list[Rule]:
+    """The table; a tied model has no `lm_head.weight`, as in published safetensors."""
+    layer = "model.layers.{i}"
+    table = [
+        Rule("model.embed_tokens.weight", "embed_tokens/embedding"),
+        Rule("model.norm.weight", "norm/scale"),
+        Rule(f"{layer}.input_layernorm.weight", "layers/input_norm/scale"),
+        Rule(f"{layer}.post_attention_layernorm.weight", "layers/post_attention_norm/scale"),
+    ]
+    for name in ("q_norm", "k_norm"):
+        table.append(Rule(f"{layer}.self_attn.{name}.weight", f"layers/attn/{name}/scale"))
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        table += linear(f"{layer}.self_attn.{name}", f"layers/attn/{name}", bias=False)
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        table += linear(f"{layer}.mlp.{name}", f"layers/mlp/{name}", bias=False)
+    if not config.tie_embeddings:
+        table.append(Rule("lm_head.weight", "lm_head/kernel", LINEAR))
+    return table
+
+
+def ignored(config: Qwen3Config, tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """What `table.to_jax` may ignore: a tied model's `lm_head.weight` that equals the embeddings.
+
+    Raises:
+      UserError: the model is tied by its configuration, but not in the file.
+    """
+    if not config.tie_embeddings or "lm_head.weight" not in tensors:
+        return []
+    if not np.array_equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"]):
+        raise UserError(
+            "'lm_head.weight' differs from 'model.embed_tokens.weight', but the configuration "
+            "ties them; set tie_word_embeddings to false in config.json"
+        )
+    return [r"lm_head\.weight"]

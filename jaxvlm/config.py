@@ -1,0 +1,260 @@
+"""The configuration: one schema with every field, files that change it, overrides, checks.
+
+A configuration file defines `get_config(argument)`, which starts from `default()` and returns it.
+`load("configs/stage1.py:debug", ["model.language.weights=…"])` reads one.
+"""
+
+import ast
+import difflib
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxvlm.errors import UserError
+
+
+def default() -> ConfigDict:
+    """Every field, with the full-size model and the original's Stage 1 values. Locked."""
+    config = ConfigDict(
+        {
+            # Seeds initialisation, order, mixture, view dropout and dropout.
+            "seed": 0,
+            # "bfloat16" or "float32": dtype of the computation; trained masters are float32.
+            "precision": "bfloat16",
+            "model": {
+                "vision": {
+                    # A folder of imported weights, "jaxvlm:rooms" (shipped), or None: random.
+                    "weights": "third_party/vggt/jaxvlm",
+                    "img_size": 518,
+                    "patch_size": 14,
+                    "patch_embed": "vit",
+                    "embed_dim": 1024,
+                    "depth": 24,
+                    "num_heads": 16,
+                    "vit_depth": 24,
+                    "vit_heads": 16,
+                },
+                "projector": {
+                    "latent_dim": 4096,
+                    "num_latents": 128,
+                    "num_heads": 8,
+                    "num_layers": 6,
+                    "ffn_dim": 16384,
+                    "dropout": 0.0,
+                    # "all" views' tokens, or the "first" context_tokens (original checkpoints).
+                    "context": "all",
+                    "context_tokens": 128,
+                },
+                # mode: "per_view", "pooled" (original checkpoints; num_tokens copies) or "none".
+                "geometry": {"mode": "per_view", "num_tokens": 8},
+                "language": {
+                    "weights": "third_party/qwen3/jaxvlm",
+                    "vocab_size": 151936,
+                    "hidden_size": 2560,
+                    "num_layers": 36,
+                    "num_heads": 32,
+                    "num_kv_heads": 8,
+                    "head_dim": 128,
+                    "intermediate_size": 9728,
+                    "rms_norm_eps": 1e-6,
+                    "rope_theta": 5e6,
+                    "tie_embeddings": True,
+                },
+            },
+            "text": {
+                # A folder with tokenizer.json, a hub name, or "jaxvlm:rooms" (shipped).
+                "tokenizer": "Qwen/Qwen3-4B-Instruct-2507",
+                # "plain" (the original's) or "chat" (Qwen's).
+                "template": "plain",
+                # Tokens a sample may have, visual tokens included.
+                "max_length": 512,
+            },
+            "data": {
+                # A tuple of {"path": path or glob, "weight": 1.0, "task": name}; an override may
+                # give a path alone.
+                "train": (),
+                "val": (),
+                "test": (),
+                # Folders that relative image paths are tried in, after the record file's own.
+                "image_roots": (".", "data/raw"),
+                # "error", or "skip": leave records with missing images out, counted.
+                "missing_images": "error",
+                "image_size": 448,
+                "num_views": 8,
+                "view_dropout": 0.3,
+                # True shows black images and no geometry: the text-only control.
+                "blind": False,
+                # Capacities of a packed row: tokens, image sets, labels.
+                "row_length": 4096,
+                "row_sets": 4,
+                "row_labels": 256,
+                "questions_per_set": 8,
+                # Worker processes that read images; 0 reads in threads.
+                "num_workers": 4,
+            },
+            # Ordered (regular expression, group): the first that matches a parameter's path
+            # decides. A group is "frozen" or a name of optimizer.learning_rate, with
+            # ":no_decay" behind it for parameters that are not decayed.
+            "parameters": (
+                ("vision/.*", "frozen"),
+                ("projector/.*(bias|scale)", "projector:no_decay"),
+                ("projector/.*", "projector"),
+                ("geometry/.*bias", "geometry:no_decay"),
+                ("geometry/.*", "geometry"),
+                ("language/.*scale", "language:no_decay"),
+                ("language/.*", "language"),
+            ),
+            "optimizer": {
+                "learning_rate": {"language": 5e-6, "projector": 2e-4, "geometry": 2e-4},
+                "warmup_ratio": 0.1,
+                # Learning rate at the end, as a fraction of the peak.
+                "final_ratio": 0.0,
+                "weight_decay": 0.01,
+                "gradient_clip": 1.0,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+            },
+            "train": {
+                # Updates of the parameters.
+                "max_steps": 937,
+                # Rows a device and micro-batch; micro-batches an update.
+                "rows_per_device": 1,
+                "accumulation": 8,
+                # "none", "dots" or "full": what the language model recomputes backwards.
+                "remat": "full",
+                "log_every": 1,
+                "save_every": 50,
+                # Checkpoints kept, the newest.
+                "keep": 2,
+            },
+            # Devices along each axis; -1 takes what is left.
+            "mesh": {"data": 1, "fsdp": -1},
+            "evaluation": {
+                "max_new_tokens": 32,
+                # Image sets and questions of a batch.
+                "batch_sets": 8,
+                "batch_questions": 64,
+            },
+        }
+    )
+    return config.lock()
+
+
+def load(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Reads `path.py`, `path.py:argument` or a run's `config.json`, then applies overrides.
+
+    Args:
+      spec: the file, with an optional argument for its `get_config`.
+      overrides: `field.path=value` with Python literals, or bare text for a text field.
+
+    Raises:
+      UserError: a missing or broken file, an unknown field (with the nearest name), a value of
+        the wrong type.
+    """
+    path, _, argument = spec.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"configuration file {path!r} does not exist; see configs/ for examples")
+    config = _from_json(path) if path.endswith(".json") else _from_python(path, argument)
+    for override in overrides:
+        _override(config, override)
+    return config
+
+
+def _from_json(path: str) -> ConfigDict:
+    config = default()
+    try:
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from None
+    for name, value in _leaves(stored):
+        _assign(config, name, _tuples(value))
+    return config
+
+
+def _leaves(tree: dict, prefix: str = "") -> list[tuple[str, object]]:
+    leaves = []
+    for name, value in tree.items():
+        deeper = _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        leaves += deeper if deeper is not None else [(prefix + name, value)]
+    return leaves
+
+
+def _tuples(value: object) -> object:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _from_python(path: str, argument: str) -> ConfigDict:
+    spec = importlib.util.spec_from_file_location("jaxvlm_config_file", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"configuration {path!r} must be a .py file or a run's config.json")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config(argument)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        message = " ".join(str(error).strip("\"'").replace("\\n", " ").split())
+        raise UserError(f"{path}: {type(error).__name__}: {message}") from error
+
+
+def _override(config: ConfigDict, override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"override {override!r} must have the form --config.field=value")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    _assign(config, name, value)
+
+
+def _assign(config: ConfigDict, name: str, value: object) -> None:
+    """Sets the field `a.b.c`, checking that it exists and the value's type fits."""
+    *parents, last = name.split(".")
+    node = config
+    for depth, part in enumerate(parents):
+        node = _field(node, part, ".".join(parents[:depth]))
+    current = _field(node, last, ".".join(parents))
+    if isinstance(current, ConfigDict):
+        raise UserError(f"{name} is a group of fields ({', '.join(sorted(current))}), not a field")
+    node[last] = _checked(name, current, value)
+
+
+def _field(node: object, name: str, where: str) -> object:
+    if not isinstance(node, ConfigDict):
+        raise UserError(f"the configuration field {where!r} has no fields of its own")
+    if name not in node:
+        close = difflib.get_close_matches(name, list(node), 1, 0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(node))}"
+        full = f"{where}.{name}" if where else name
+        raise UserError(f"unknown configuration field {full!r}: {hint}")
+    return node[name]
+
+
+def _checked(name: str, current: object, value: object) -> object:
+    """`value` in the field's type."""
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(current, tuple) and isinstance(value, list):
+        return tuple(value)
+    if name in ("data.train", "data.val", "data.test") and isinstance(value, str):
+        return ({"path": value, "weight": 1.0},)
+    optional = (str, type(None)) if name.endswith(".weights") else ()
+    if not isinstance(value, (type(current), *optional)) or (
+        isinstance(value, bool) != isinstance(current, bool)
+    ):
+        raise UserError(
+            f"configuration field {name!r} expects {type(current).__name__} like {current!r}, "
+            f"found {value!r}"
+        )
+    return value
+
+
+def to_json(config: ConfigDict) -> str:
+    """The configuration as JSON text that `load` reads back."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"

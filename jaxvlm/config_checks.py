@@ -1,0 +1,69 @@
+"""Checks of a configuration's values, before anything is loaded."""
+
+from jaxvlm.errors import UserError
+
+# Fields that must be at least this.
+_AT_LEAST = {
+    "text.max_length": 8,
+    "data.image_size": 14,
+    "data.num_views": 1,
+    "data.row_length": 8,
+    "data.row_sets": 1,
+    "data.row_labels": 1,
+    "data.questions_per_set": 1,
+    "data.num_workers": 0,
+    "train.max_steps": 1,
+    "train.rows_per_device": 1,
+    "train.accumulation": 1,
+    "train.log_every": 1,
+    "train.save_every": 1,
+    "train.keep": 1,
+    "evaluation.max_new_tokens": 1,
+    "evaluation.batch_sets": 1,
+    "evaluation.batch_questions": 1,
+    "optimizer.gradient_clip": 1e-12,
+    "optimizer.weight_decay": 0,
+}
+_FRACTIONS = ("data.view_dropout", "optimizer.warmup_ratio", "optimizer.final_ratio")
+_CHOICES = {
+    "precision": ("bfloat16", "float32"),
+    "model.geometry.mode": ("per_view", "pooled", "none"),
+    "train.remat": ("none", "dots", "full"),
+    "text.template": ("plain", "chat"),
+    "data.missing_images": ("error", "skip"),
+}
+
+
+def check(config) -> None:
+    """Raises a UserError that names the first field with an impossible value."""
+    for name, least in _AT_LEAST.items():
+        if not _get(config, name) >= least:
+            raise UserError(f"{name}={_get(config, name)}: expected at least {least}")
+    for name in _FRACTIONS:
+        if not 0 <= _get(config, name) <= 1:
+            raise UserError(f"{name}={_get(config, name)}: expected a fraction from 0 to 1")
+    for name, choices in _CHOICES.items():
+        if _get(config, name) not in choices:
+            raise UserError(f"{name}={_get(config, name)!r}: expected one of {choices}")
+    for name, rate in config.optimizer.learning_rate.items():
+        if not rate >= 0:
+            raise UserError(f"optimizer.learning_rate.{name}={rate}: expected at least 0")
+    if config.data.row_length < config.text.max_length:
+        raise UserError(
+            f"data.row_length={config.data.row_length} is shorter than "
+            f"text.max_length={config.text.max_length}"
+        )
+    patch = config.model.vision.patch_size
+    if config.data.image_size % patch:
+        raise UserError(
+            f"data.image_size={config.data.image_size} is no multiple of "
+            f"model.vision.patch_size={patch}"
+        )
+    if config.data.view_dropout == 1:
+        raise UserError("data.view_dropout=1 would leave out every view")
+
+
+def _get(config, name: str):
+    for part in name.split("."):
+        config = config[part]
+    return config

@@ -1,0 +1,64 @@
+"""Images: decode, resize and crop to a square of the model's size."""
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+
+from jaxvlm.errors import UserError
+
+
+def load_image(path: str, size: int) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
+    """Reads an image as the original does: short side to `size` (bicubic), then a centre crop.
+
+    Transparency is laid over white; the EXIF orientation is applied.
+
+    Args:
+      path: any file Pillow reads.
+      size: side of the square in pixels.
+
+    Returns:
+      The pixels `uint8[size, size, 3]` and the `(width, height)` before the resize.
+
+    Raises:
+      UserError: a file that is no image or is cut off.
+    """
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"the image {path!r} cannot be read: {error}") from None
+    width, height = image.size
+    resized = resized_size(width, height, size)
+    if resized != image.size:
+        image = image.resize(resized, Image.Resampling.BICUBIC)
+    left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
+    if resized != (size, size):
+        image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image), (width, height)
+
+
+def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """`(width, height)` after the short side is scaled to `size` pixels."""
+    scale = size / min(width, height)
+    return max(size, round(width * scale)), max(size, round(height * scale))
+
+
+def crop_intrinsics(
+    k: Float[np.ndarray, "3 3"], width: int, height: int, size: int
+) -> Float[np.ndarray, "3 3"]:
+    """Pixel intrinsics of a `width` x `height` image after `load_image`, divided by `size`.
+
+    The result holds focal lengths and principal point as fractions of the square's side.
+    """
+    new_width, new_height = resized_size(width, height, size)
+    k = k.astype(np.float64).copy()
+    k[0] *= new_width / width
+    k[1] *= new_height / height
+    k[0, 2] -= (new_width - size) // 2
+    k[1, 2] -= (new_height - size) // 2
+    k[:2] /= size
+    return k.astype(np.float32)

@@ -1,0 +1,119 @@
+"""The one sequence layout: training, evaluation and asking all build their tokens here.
+
+    plain   {situation }{question}\\n <visual> \\n{answer}<|im_end|>
+    chat    <|im_start|>user\\n{situation }{question}\\n <visual> <|im_end|>\\n
+            <|im_start|>assistant\\n{answer}<|im_end|>
+
+`<visual>` stands for the geometry tokens and latents of the sample's image set.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int32
+
+from jaxvlm.data.records import Record
+from jaxvlm.data.tokenizer import Tokenizer
+from jaxvlm.errors import UserError
+
+TEMPLATES = ("plain", "chat")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A tokenised record, before its visual tokens are known.
+
+    Attributes:
+      before: ids in front of the visual tokens.
+      after: ids between the visual tokens and the answer.
+      answer: ids of the answer and its `<|im_end|>`; empty where the record has no answer.
+      record: index of the record it was made from.
+      set_id: index of the image set it asks about.
+    """
+
+    before: Int32[np.ndarray, "..."]
+    after: Int32[np.ndarray, "..."]
+    answer: Int32[np.ndarray, "..."]
+    record: int
+    set_id: int
+
+    def length(self, visual: int) -> int:
+        """Tokens in a row, with `visual` visual tokens; the end token is a label only."""
+        return len(self.before) + visual + len(self.after) + max(len(self.answer) - 1, 0)
+
+
+def tokenize(
+    records: Sequence[Record],
+    tokenizer: Tokenizer,
+    template: str,
+    max_length: int,
+    max_visual: int,
+) -> tuple[list[Sample], int]:
+    """Tokenises records; a text that is too long loses the end of its question.
+
+    Args:
+      records: the records.
+      tokenizer: the tokenizer.
+      template: "plain" or "chat".
+      max_length: tokens a sample may have, visual tokens included.
+      max_visual: the most visual tokens a sample can have.
+
+    Returns:
+      The samples in the records' order and the number of shortened questions.
+
+    Raises:
+      UserError: an unknown template, or a record whose answer and visual tokens alone are longer
+        than `max_length`.
+    """
+    if template not in TEMPLATES:
+        raise UserError(f"text.template is {template!r}; expected one of {TEMPLATES}")
+    (newline,) = tokenizer.encode(["\n"])
+    head, after = [], newline
+    if template == "chat":
+        user, assistant = tokenizer.encode(["user\n", "assistant\n"])
+        start, end = [tokenizer.start_id], [tokenizer.end_id]
+        head, after = start + user, end + newline + start + assistant
+    questions = tokenizer.encode([_question(record) + "\n" for record in records])
+    answers = tokenizer.encode([record.answer for record in records])
+    set_ids: dict[tuple[str, ...], int] = {}
+    samples, shortened = [], 0
+    for index, (record, question, answer) in enumerate(
+        zip(records, questions, answers, strict=True)
+    ):
+        answer = answer + [tokenizer.end_id] if record.answer else []
+        room = max_length - max_visual - len(head) - len(after) - max(len(answer) - 1, 0)
+        if room <= len(newline):
+            raise UserError(
+                f"{record.origin}: the answer ({len(answer)} tokens) and {max_visual} visual "
+                f"tokens leave no room for the question within text.max_length={max_length}"
+            )
+        if len(question) > room:
+            question = question[: room - len(newline)] + newline
+            shortened += 1
+        set_id = set_ids.setdefault(record.images, len(set_ids))
+        before, tail, labels = (np.asarray(x, np.int32) for x in (head + question, after, answer))
+        samples.append(Sample(before, tail, labels, index, set_id))
+    return samples, shortened
+
+
+def _question(record: Record) -> str:
+    return f"{record.situation} {record.question}" if record.situation else record.question
+
+
+def prompt(
+    sample: Sample, visual: Int32[np.ndarray, "M"], placeholder: int
+) -> tuple[Int32[np.ndarray, "T"], Int32[np.ndarray, "T"]]:
+    """Everything in front of the answer.
+
+    Args:
+      sample: the tokenised record.
+      visual: which visual vectors to insert.
+      placeholder: the id that stands in their place.
+
+    Returns:
+      `tokens` and `visual_index` (-1 where text stands).
+    """
+    text = np.full(len(sample.before), -1, np.int32), np.full(len(sample.after), -1, np.int32)
+    tokens = [sample.before, np.full(len(visual), placeholder, np.int32), sample.after]
+    return np.concatenate(tokens), np.concatenate([text[0], visual.astype(np.int32), text[1]])

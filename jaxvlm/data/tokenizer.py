@@ -1,0 +1,77 @@
+"""Text to token ids and back, with the two reserved ids behind the tokenizer's own."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxvlm.errors import UserError
+
+# Tokenizers shipped in the package, by name.
+BUILT_IN = {"jaxvlm:rooms": Path(__file__).parent.parent / "assets" / "rooms_tokenizer"}
+
+
+class Tokenizer:
+    """A Hugging Face fast tokenizer with Qwen's special tokens.
+
+    Attributes:
+      end_id: id of `<|im_end|>`, the end of an answer.
+      pad_id: id of `<|endoftext|>`.
+      placeholder_id: the first row beyond the tokenizer (151,669 for Qwen3); it has no string and
+        stands where a visual vector is inserted.
+      action_id: the row after it.
+    """
+
+    def __init__(self, name: str):
+        """Loads a tokenizer from a folder, a hub name, or the built-in `jaxvlm:rooms`.
+
+        Raises:
+          UserError: it cannot be loaded, or lacks one of Qwen's special tokens.
+        """
+        # The Auto class would import torch wherever it is installed.
+        from transformers import PreTrainedTokenizerFast
+
+        source = str(BUILT_IN.get(name, name))
+        try:
+            self._fast = PreTrainedTokenizerFast.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            first = str(error).split("\n")[0]
+            raise UserError(
+                f"text.tokenizer={name!r} cannot be loaded ({first}); give a folder with "
+                "tokenizer.json, a hub name such as 'Qwen/Qwen3-4B-Instruct-2507', or "
+                f"one of {sorted(BUILT_IN)}"
+            ) from None
+        self.name = name
+        self.end_id = self._special("<|im_end|>")
+        self.pad_id = self._special("<|endoftext|>")
+        self.start_id = self._special("<|im_start|>")
+        self.placeholder_id = len(self._fast)
+        self.action_id = self.placeholder_id + 1
+
+    @property
+    def rows(self) -> int:
+        """Embedding rows a model needs at least: the tokenizer's own and the reserved two."""
+        return self.action_id + 1
+
+    def _special(self, token: str) -> int:
+        index = self._fast.convert_tokens_to_ids(token)
+        if index is None or self._fast.convert_ids_to_tokens(index) != token:
+            raise UserError(f"the tokenizer {self._fast.name_or_path!r} has no token {token!r}")
+        return index
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text; special tokens written in a text are plain text."""
+        if not texts:
+            return []
+        batch = self._fast(list(texts), add_special_tokens=False, split_special_tokens=True)
+        return batch["input_ids"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer, without special tokens and surrounding space."""
+        own = [int(i) for i in ids if i < self.placeholder_id]
+        return self._fast.decode(own, skip_special_tokens=True).strip()
+
+
+@functools.cache
+def load_tokenizer(name: str) -> Tokenizer:
+    """`Tokenizer(name)`, loaded once a process."""
+    return Tokenizer(name)

@@ -1,0 +1,56 @@
+"""What every entry point shares: flags, overrides, and how errors are shown."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from jaxvlm.errors import UserError
+
+_OVERRIDE = "--config."
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits off the configuration overrides.
+
+    Returns:
+      The remaining arguments, and overrides as `field.path=value`; `--config.a.b value` with a
+      space is accepted too.
+    """
+    rest, overrides = [], []
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if not argument.startswith(_OVERRIDE):
+            rest.append(argument)
+            continue
+        if "=" not in argument and queue and not queue[0].startswith("--"):
+            argument = f"{argument}={queue.pop(0)}"
+        overrides.append(argument.removeprefix(_OVERRIDE))
+    return rest, overrides
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    main: Callable[[argparse.Namespace], None],
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Parses the command line and calls `main`; a `UserError` is one line and exit code 2.
+
+    The overrides stand in the namespace as `overrides`.
+    """
+    rest, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    parser.allow_abbrev = False
+    namespace = parser.parse_args(rest)
+    namespace.overrides = overrides
+    try:
+        main(namespace)
+    except UserError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        sys.stderr.flush()
+        # Worker threads of libraries must not keep a failed start alive.
+        sys.stdout.flush()
+        os._exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,97 @@
+"""The HTML page of an evaluation: one self-contained file with tables, pictures and answers."""
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+from PIL import Image
+
+from jaxvlm.metrics.summary import COLUMNS, Prediction, rows
+
+# Rooms on the page, and the side in pixels of their pictures.
+_ROOMS = 24
+_SIDE = 224
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd}
+td:not(:first-child){text-align:right}tr:last-child td{font-weight:600}
+.room{border-top:2px solid #ccc;padding:1rem 0}.room img{margin-right:.4rem;border-radius:4px}
+.qa td{text-align:left!important;font-weight:400!important}.right{color:#176b2c}.wrong{color:#a51d1d}
+.bar{background:#3b6fb6;height:.8rem;display:inline-block;border-radius:2px}
+.note{color:#555}
+"""
+
+
+def page(title: str, summary: dict, scored: Sequence[Prediction]) -> str:
+    """The page as HTML text."""
+    by_room: dict[tuple[str, ...], list[Prediction]] = {}
+    for prediction in scored:
+        by_room.setdefault(tuple(prediction["images"]), []).append(prediction)
+    step = max(len(by_room) // _ROOMS, 1)
+    rooms = list(by_room.items())[::step][:_ROOMS]
+    controls = summary["controls"]
+    note = "".join(
+        f"<li>{escape(text)}</li>"
+        for text, value in (
+            ("other room's images: the same questions with the pictures of another room; what "
+             "is still right was not seen", controls["other_images"]),
+            ("question only: for each kind, the better of the majority answer to that very "
+             "question and to its kind in the training set", controls["question_only"]),
+        )
+        if value is not None
+    )  # fmt: skip
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style><h1>{escape(title)}</h1>{_table(summary)}"
+        f'<ul class="note">{note}</ul><h2>Exact match by kind</h2>{_bars(summary)}'
+        f"<h2>Rooms, questions and answers</h2><p class=note>{len(rooms)} of {len(by_room)} image "
+        f"sets, evenly spaced through the split.</p>{''.join(_room(*room) for room in rooms)}</html>"
+    )
+
+
+def _table(summary: dict) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in COLUMNS)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows(summary)
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _bars(summary: dict) -> str:
+    lines = "".join(
+        f"<tr><td>{escape(kind)}</td><td style='text-align:left;font-weight:400'>"
+        f"<span class=bar style='width:{300 * k['exact_match']:.0f}px'></span> "
+        f"{100 * k['exact_match']:.1f}%</td></tr>"
+        for kind, k in summary["kinds"].items()
+    )
+    return f"<table>{lines}</table>"
+
+
+def _room(images: tuple[str, ...], asked: Sequence[Prediction]) -> str:
+    pictures = "".join(
+        f'<img alt="view {number}" width="{_SIDE}" src="{_picture(path)}">'
+        for number, path in enumerate(images)
+    )
+    lines = "".join(
+        f"<tr><td>{escape(' '.join(filter(None, (p['situation'], p['question']))))}</td>"
+        f'<td class="{"right" if p["exact_match"] else "wrong"}">{escape(p["prediction"])}</td>'
+        f"<td>{escape(p['reference'])}</td></tr>"
+        for p in asked
+    )
+    name = escape(asked[0]["scene_id"])
+    return (
+        f'<div class="room"><h3>{name}</h3>{pictures}<table class="qa"><tr><th>question</th>'
+        f"<th>answer</th><th>reference</th></tr>{lines}</table></div>"
+    )
+
+
+def _picture(path: str) -> str:
+    """The image as a data URL, no larger than it is shown."""
+    with Image.open(path) as image:
+        image = image.convert("RGB")
+        image.thumbnail((2 * _SIDE, 2 * _SIDE))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,368 @@
+"""Qwen3 decoder-only language model (Qwen3 technical report, arXiv 2505.09388).
+
+Pre-norm blocks: grouped-query attention with an RMSNorm on every query and key head and rotary
+positions (RoFormer, arXiv 2104.09864), then a SiLU-gated feed-forward.
+
+Axes: B batch rows, T tokens, S cache slots, L layers, N query heads, K key/value heads,
+H head dim, D width, F feed-forward width, W vocabulary.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int32
+
+from jaxvlm.errors import UserError
+from jaxvlm.models.attention import attention
+from jaxvlm.models.partition import batch_sharded
+
+# Fields of a Hugging Face config.json whose value this implementation takes for granted.
+_EXPECTED = {
+    "model_type": "qwen3",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "use_sliding_window": False,
+}
+# Our field: the name in a Hugging Face config.json.
+_HF_NAMES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "intermediate_size": "intermediate_size",
+    "rms_norm_eps": "rms_norm_eps",
+}
+# What of a layer is kept for the backward pass; None saves the layer's input only.
+_REMAT_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+Rotation = tuple[Float[Array, "B T 1 H/2"], Float[Array, "B T 1 H/2"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Qwen3Config:
+    """Sizes of a Qwen3 model; `from_hf` reads them from a Hugging Face config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 5e6
+    tie_embeddings: bool = True
+
+    def __post_init__(self):
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(
+                f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}"
+            )
+        if self.head_dim % 2:
+            raise UserError(f"head_dim={self.head_dim} is odd; rotary positions need pairs")
+
+    @classmethod
+    def from_hf(cls, config: Mapping) -> Self:
+        """Reads the dict of a Hugging Face config.json.
+
+        Raises:
+          UserError: a field is missing, or asks for something this model does not do.
+        """
+        for name, expected in _EXPECTED.items():
+            value = config.get(name, expected)
+            if value != expected:
+                raise UserError(f"config.json: {name} is {value!r}, only {expected!r} is supported")
+        other = sorted(set(config.get("layer_types") or ()) - {"full_attention"})
+        if other:
+            raise UserError(f"config.json: layer_types has {other}, only 'full_attention' works")
+        missing = [name for name in _HF_NAMES.values() if config.get(name) is None]
+        if missing:
+            raise UserError(f"config.json: the field {missing[0]!r} is missing")
+        return cls(
+            **{ours: config[theirs] for ours, theirs in _HF_NAMES.items()},
+            rope_theta=_rope_theta(config),
+            tie_embeddings=config.get("tie_word_embeddings", False),
+        )
+
+
+def _rope_theta(config: Mapping) -> float:
+    """The rotary base, from the top level or from `rope_parameters` or `rope_scaling`."""
+    found = {}
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = config.get(name) or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default":
+            raise UserError(f"config.json: {name} asks for {kind!r}, only 'default' is supported")
+        found[f"{name}.rope_theta"] = rope.get("rope_theta")
+    found["rope_theta"] = config.get("rope_theta")
+    values = {float(value) for value in found.values() if value is not None}
+    if len(values) != 1:
+        raise UserError(f"config.json: expected one rope_theta, found {found}")
+    return values.pop()
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the tokens seen so far; all rows share the next free slot.
+
+    The slots must suffice: writing past the last one would overwrite the last ones.
+    """
+
+    keys: Float[Array, "L B S K H"]
+    values: Float[Array, "L B S K H"]
+    segment_ids: Int32[Array, "B S"]  # 0 = empty or padding.
+    end: Int32[Array, ""]  # The next free slot.
+
+    def reserve(self, segment_ids: Int32[Array, "B T"]) -> "KVCache":
+        """Takes the next T slots for tokens of these segments."""
+        slots = jax.lax.dynamic_update_slice(self.segment_ids, segment_ids, (0, self.end))
+        return self._replace(segment_ids=slots, end=self.end + segment_ids.shape[1])
+
+    def write(
+        self, layer: Int32[Array, ""], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"]
+    ) -> tuple["KVCache", Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+        """Puts one layer's T new keys and values into the slots reserved last.
+
+        Returns:
+          The cache, and all keys and values of that layer in the dtype of the new ones.
+        """
+        start = (layer, 0, self.end - key.shape[1], 0, 0)
+
+        def put(slots, new):
+            return jax.lax.dynamic_update_slice(slots, new[None].astype(slots.dtype), start)
+
+        cache = self._replace(keys=put(self.keys, key), values=put(self.values, value))
+        return cache, cache.keys[layer].astype(key.dtype), cache.values[layer].astype(value.dtype)
+
+
+def rematerialised(body: Callable, remat: str) -> Callable:
+    """The body of a scan over layers with what it saves for the backward pass.
+
+    Args:
+      body: function of `jax.lax.scan`.
+      remat: `"none"` saves all, `"full"` only the layer's input, `"dots"` the matrix products.
+    """
+    if remat == "none":
+        return body
+    if remat not in _REMAT_POLICIES:
+        names = ["none", *_REMAT_POLICIES]
+        raise UserError(f"remat={remat!r} is unknown, expected one of {names}")
+    return jax.checkpoint(body, policy=_REMAT_POLICIES[remat], prevent_cse=False)
+
+
+def rotation(positions: Int32[Array, "B T"], head_dim: int, theta: float) -> Rotation:
+    """Cosines and sines, float32, by which the H/2 pairs of a head turn at each position."""
+    frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies.astype(np.float32)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Float[Array, "B T N H"], by: Rotation) -> Float[Array, "B T N H"]:
+    """Turns the pairs (i, i + H/2) of every head, in float32; returns the dtype of `x`."""
+    cos, sin = by
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def visible(
+    query_segments: Int32[Array, "B T"],
+    key_segments: Int32[Array, "B S"],
+    start: int | Int32[Array, ""] = 0,
+) -> Bool[Array, "B 1 T S"]:
+    """True where a query sees a key: same segment, and no slot behind its own.
+
+    Padding and empty slots are segment 0, so they see each other and nothing else does.
+
+    Args:
+      query_segments: segments of the queries.
+      key_segments: segments of the keys in slot order.
+      start: slot of the first query.
+    """
+    query_slots = start + jnp.arange(query_segments.shape[1])
+    key_slots = jnp.arange(key_segments.shape[1])
+    same = query_segments[:, :, None] == key_segments[:, None, :]
+    return (same & (key_slots <= query_slots[:, None]))[:, None]
+
+
+def _linear(in_dim: int, out_dim: int, rngs: nnx.Rngs) -> nnx.Linear:
+    return nnx.Linear(in_dim, out_dim, use_bias=False, kernel_init=nnx.initializers.normal(in_dim**-0.5), rngs=rngs)
+
+
+def _rms_norm(dim: int, config: Qwen3Config, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    return nnx.RMSNorm(dim, epsilon=config.rms_norm_eps, rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Grouped-query self-attention with normalised, rotated queries and keys."""
+
+    def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
+        self.head_dim = config.head_dim
+        query_dim = config.num_heads * config.head_dim
+        key_dim = config.num_kv_heads * config.head_dim
+        self.q_proj = _linear(config.hidden_size, query_dim, rngs)
+        self.k_proj = _linear(config.hidden_size, key_dim, rngs)
+        self.v_proj = _linear(config.hidden_size, key_dim, rngs)
+        self.o_proj = _linear(query_dim, config.hidden_size, rngs)
+        self.q_norm = _rms_norm(config.head_dim, config, rngs)
+        self.k_norm = _rms_norm(config.head_dim, config, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        by: Rotation,
+        mask: Bool[Array, "B 1 T S"],
+        cache: KVCache | None,
+        layer: Int32[Array, ""],
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        """Attends over the tokens of `x` or, given a cache, over all its slots (S = T without)."""
+        heads = (*x.shape[:2], -1, self.head_dim)
+        query = rotate(self.q_norm(self.q_proj(x).reshape(heads)), by)
+        key = rotate(self.k_norm(self.k_proj(x).reshape(heads)), by)
+        value = self.v_proj(x).reshape(heads)
+        if cache is not None:
+            cache, key, value = cache.write(layer, key, value)
+        attended = attention(query, key, value, mask=mask)
+        return self.o_proj(attended.reshape(*x.shape[:2], -1)), cache
+
+
+class Mlp(nnx.Module):
+    """Feed-forward network with a SiLU gate."""
+
+    def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
+        self.gate_proj = _linear(config.hidden_size, config.intermediate_size, rngs)
+        self.up_proj = _linear(config.hidden_size, config.intermediate_size, rngs)
+        self.down_proj = _linear(config.intermediate_size, config.hidden_size, rngs)
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Maps every token by itself."""
+        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nnx.Module):
+    """One decoder layer: attention and feed-forward, each behind an RMSNorm and a residual."""
+
+    def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
+        self.input_norm = _rms_norm(config.hidden_size, config, rngs)
+        self.attn = Attention(config, rngs=rngs)
+        self.post_attention_norm = _rms_norm(config.hidden_size, config, rngs)
+        self.mlp = Mlp(config, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        by: Rotation,
+        mask: Bool[Array, "B 1 T S"],
+        cache: KVCache | None,
+        layer: Int32[Array, ""],
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        """See `Attention`; `layer` is this layer's place in the cache."""
+        attended, cache = self.attn(self.input_norm(x), by, mask, cache, layer)
+        x = batch_sharded(x + attended)
+        return batch_sharded(x + self.mlp(self.post_attention_norm(x))), cache
+
+
+class Qwen3(nnx.Module):
+    """The decoder: tokens → `embed` → hidden states → `logits`.
+
+    It computes in the dtype of parameters and inputs; norms, rotation and softmax in float32.
+    The layers' parameters are stacked on a first axis L.
+    """
+
+    def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
+        self.config = config
+        self.embed_tokens = nnx.Embed(
+            config.vocab_size,
+            config.hidden_size,
+            # 0.02, as in the released models, at a width of 2,560.
+            embedding_init=nnx.initializers.normal(config.hidden_size**-0.5),
+            rngs=rngs,
+        )
+        stack = nnx.vmap(lambda stream: Block(config, rngs=stream))
+        self.layers = stack(rngs.split(config.num_layers))
+        self.norm = _rms_norm(config.hidden_size, config, rngs)
+        if not config.tie_embeddings:
+            self.lm_head = _linear(config.hidden_size, config.vocab_size, rngs)
+
+    def embed(self, tokens: Int32[Array, "B T"]) -> Float[Array, "B T D"]:
+        """The tokens' embeddings."""
+        # Not `self.embed_tokens(tokens)`: nnx.Embed returns the dtype that it was built with.
+        return jnp.take(self.embed_tokens.embedding[...], tokens, axis=0)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int32[Array, "B T"],
+        segment_ids: Int32[Array, "B T"],
+        *,
+        remat: str = "none",
+    ) -> Float[Array, "B T D"]:
+        """Hidden states after the final norm.
+
+        Args:
+          x: embeddings, of tokens or of anything else.
+          positions: place of each token in its segment; drives the rotation only.
+          segment_ids: tokens see earlier indices of their own segment; 0 = padding.
+          remat: what the backward pass recomputes, see `rematerialised`.
+        """
+        x, _ = self._run(x, positions, visible(segment_ids, segment_ids), None, remat)
+        return x
+
+    def extend(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int32[Array, "B T"],
+        segment_ids: Int32[Array, "B T"],
+        cache: KVCache,
+    ) -> tuple[Float[Array, "B T D"], KVCache]:
+        """Like a call, for T tokens that follow those in the cache: a prompt or one step.
+
+        Rows may be padded (segment 0): what is generated after a padded prompt stands in later
+        slots, with the positions that follow the prompt's last real token.
+
+        Returns:
+          Hidden states after the final norm, and the cache with the T tokens in it.
+        """
+        start, cache = cache.end, cache.reserve(segment_ids)
+        mask = visible(segment_ids, cache.segment_ids, start)
+        return self._run(x, positions, mask, cache, "none")
+
+    def empty_cache(self, batch: int, slots: int) -> KVCache:
+        """A cache without tokens, in the parameters' dtype."""
+        config = self.config
+        shape = (config.num_layers, batch, slots, config.num_kv_heads, config.head_dim)
+        empty = jnp.zeros(shape, self.embed_tokens.embedding.dtype)
+        return KVCache(empty, empty, jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
+
+    def logits(self, hidden: Float[Array, "*A D"]) -> Float[Array, "*A W"]:
+        """Scores of the next token, in float32."""
+        if self.config.tie_embeddings:
+            rows, product = self.embed_tokens.embedding[...], "...d,wd->...w"
+        else:
+            rows, product = self.lm_head.kernel[...], "...d,dw->...w"
+        return jnp.einsum(product, hidden, rows, preferred_element_type=jnp.float32)
+
+    def _run(self, x, positions, mask, cache, remat):
+        """The stack of layers and the final norm; the cache, if any, is carried along."""
+        config = self.config
+        by = rotation(positions, config.head_dim, config.rope_theta)
+
+        def body(carry, scanned):
+            layer, index = scanned
+            return layer(carry[0], by, mask, carry[1], index), None
+
+        # The scan carries one dtype: that of the wider of inputs and parameters.
+        x = batch_sharded(x.astype(jnp.result_type(x, self.norm.scale[...])))
+        scanned = (self.layers, jnp.arange(config.num_layers))
+        (x, cache), _ = jax.lax.scan(rematerialised(body, remat), (x, cache), scanned)
+        return self.norm(x), cache

@@ -1,0 +1,148 @@
+"""VGGT's aggregator: attention alternates within a view and across the views (arXiv:2503.11651).
+
+Axes: B batch, V views, H W pixels, P tokens a view (camera, registers, patches row by row),
+S patches a view, C width, K asked layers, L layers.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxvlm.errors import UserError
+from jaxvlm.models.vggt.blocks import (
+    TOKEN_INIT,
+    Block,
+    Rotation,
+    axial_rotation,
+    stack,
+)
+from jaxvlm.models.vggt.config import VGGTConfig
+from jaxvlm.models.vggt.vit import ConvPatchEmbed, VisionTransformer
+
+# Mean and standard deviation of ImageNet's red, green and blue.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def view_mask(view_counts: Int[Array, " B"] | None, views: int) -> Bool[Array, "B V"] | None:
+    """True at the real views; None when there is no padding."""
+    return None if view_counts is None else jnp.arange(views) < view_counts[:, None]
+
+
+class Aggregator(nnx.Module):
+    """Patch embedding, then `depth` pairs of a frame block and a global block."""
+
+    def __init__(self, config: VGGTConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width = config.embed_dim
+        embed = VisionTransformer if config.patch_embed == "vit" else ConvPatchEmbed
+        self.patch_embed = embed(config, rngs=rngs)
+        # Of the two tokens the first is for the first view, the second for every other view.
+        self.camera_token = nnx.Param(TOKEN_INIT(rngs.params(), (1, 2, 1, width)))
+        shape = (1, 2, config.num_register_tokens, width)
+        self.register_token = nnx.Param(TOKEN_INIT(rngs.params(), shape))
+
+        def block(rngs: nnx.Rngs) -> Block:
+            return Block(
+                width,
+                config.num_heads,
+                mlp_ratio=config.mlp_ratio,
+                layer_scale=config.init_values,
+                qk_norm=True,
+                rngs=rngs,
+            )
+
+        self.frame_blocks = stack(block, config.depth, rngs)
+        self.global_blocks = stack(block, config.depth, rngs)
+
+    def __call__(
+        self,
+        images: Float[Array, "B V H W 3"],
+        view_counts: Int[Array, " B"] | None = None,
+        *,
+        layers: Sequence[int] | None = None,
+        remat: bool = False,
+    ) -> Float[Array, "B V P 2C"] | tuple[Float[Array, "B V P 2C"], ...]:
+        """Tokens of all views.
+
+        Args:
+          images: colours in [0, 1]; both sides multiples of the patch size. Computes in the dtype
+            of the parameters.
+          view_counts: real views of each item, the others being padding at the end: no real view
+            sees them, and their own tokens are meaningless.
+          layers: layers (from 0) to return; by default the last alone. No other is kept.
+          remat: recompute each pair of blocks in the backward pass.
+
+        Returns:
+          The frame block's output beside the global block's: one array, or with `layers` a tuple
+          of arrays in the asked order.
+
+        Raises:
+          UserError: the images' sides are not multiples of the patch size, or no such layer.
+        """
+        asked = tuple(layers) if layers is not None else (self.config.depth - 1,)
+        if not asked or not all(0 <= layer < self.config.depth for layer in asked):
+            raise UserError(
+                f"layers {asked} asked of a VGGT with layers 0..{self.config.depth - 1}"
+            )
+        grid = self.config.grid(*images.shape[2:4])
+        tokens = self._with_special(self._embed(images, remat))
+        kept = self._alternate(tokens, grid, view_mask(view_counts, images.shape[1]), asked, remat)
+        return kept[0] if layers is None else tuple(kept)
+
+    def _embed(self, images: Float[Array, "B V H W 3"], remat: bool) -> Float[Array, "B V S C"]:
+        """Normalises the images and embeds their patches."""
+        batch, views, *rest = images.shape
+        x = (images.astype(jnp.float32) - jnp.asarray(MEAN)) / jnp.asarray(STD)
+        x = x.reshape(batch * views, *rest).astype(self.camera_token.dtype)
+        x = self.patch_embed(x, remat=remat)
+        return x.reshape(batch, views, *x.shape[1:])
+
+    def _with_special(self, patches: Float[Array, "B V S C"]) -> Float[Array, "B V P C"]:
+        """Puts the camera and register tokens before the patches of each view."""
+        special = jnp.concatenate([self.camera_token[...], self.register_token[...]], axis=2)
+        batch, views, _, width = patches.shape
+        special = special[:, np.minimum(np.arange(views), 1)]
+        special = jnp.broadcast_to(special, (batch, views, special.shape[2], width))
+        return jnp.concatenate([special, patches], axis=2)
+
+    def _alternate(
+        self,
+        tokens: Float[Array, "B V P C"],
+        grid: tuple[int, int],
+        real: Bool[Array, "B V"] | None,
+        asked: tuple[int, ...],
+        remat: bool,
+    ) -> Float[Array, "K B V P 2C"]:
+        """Runs the pairs of blocks, keeping the asked layers."""
+        batch, views, per_view, width = tokens.shape
+        rotation = self._rotation(grid)
+        across = tuple(jnp.tile(table, (views, 1)) for table in rotation)
+        mask = None if real is None else jnp.repeat(real, per_view, axis=1)[:, None, None]
+
+        def body(carry, pair):
+            x, kept = carry
+            frame, cross, index = pair
+            x = frame(x.reshape(batch * views, per_view, width), rotation)
+            within = x.reshape(tokens.shape)
+            x = cross(x.reshape(batch, views * per_view, width), across, mask).reshape(tokens.shape)
+            here = (jnp.asarray(asked) == index).reshape(-1, 1, 1, 1, 1)
+            return (x, jnp.where(here, jnp.concatenate([within, x], axis=-1), kept)), None
+
+        if remat:
+            body = jax.checkpoint(body, prevent_cse=False)
+        kept = jnp.zeros((len(asked), batch, views, per_view, 2 * width), tokens.dtype)
+        pairs = (self.frame_blocks, self.global_blocks, jnp.arange(self.config.depth))
+        return jax.lax.scan(body, (tokens, kept), pairs)[0][1]
+
+    def _rotation(self, grid: tuple[int, int]) -> Rotation:
+        """Patches stand at (row + 1, column + 1) in every view, special tokens at (0, 0)."""
+        config = self.config
+        patches = np.stack(np.indices(grid), axis=-1).reshape(-1, 2) + 1
+        special = np.zeros((config.special_tokens, 2), patches.dtype)
+        positions = np.concatenate([special, patches])
+        return axial_rotation(positions, config.embed_dim // config.num_heads, config.rope_freq)

@@ -1,0 +1,98 @@
+"""What a person sees of a run: a start table, a progress bar with lines, TensorBoard, JSON lines."""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from tensorboardX import SummaryWriter
+
+
+def console() -> Console:
+    """A console that does not fold lines when its output goes to a file."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=160)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a small table; numbers stand right."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        numeric = all(not isinstance(row[index], str) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row))
+    console().print(table)
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int, done: int = 0):
+    """A progress bar; yields `advance(n=1)`. Silent where the output is no terminal."""
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    out = console()
+    with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
+        task = bar.add_task(title, total=total, completed=done)
+        yield lambda n=1: bar.advance(task, n)
+
+
+class MetricLog:
+    """Metrics of a run in `metrics.jsonl` and TensorBoard, and a line on the console."""
+
+    def __init__(self, workdir: Path, step: int, max_steps: int):
+        """Opens the logs; lines behind `step` are of a run that was cut off and are dropped."""
+        self._path = workdir / "metrics.jsonl"
+        self._max_steps = max_steps
+        kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= step]
+        self._path.write_text("".join(kept), encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8")
+        purge = step + 1 if step else None
+        self._board = SummaryWriter(str(workdir / "logs"), purge_step=purge)
+        self._console = console()
+
+    def write(self, step: int, metrics: Mapping[str, float], eta: str) -> None:
+        """Records the metrics of one update."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+        self._console.print(
+            f"Step {step}/{self._max_steps}  Loss {metrics['loss']:.4f}  "
+            f"token accuracy {metrics['token_accuracy']:.3f}  "
+            f"lr×{metrics['schedule']:.3f}  grad {metrics['gradient_norm']:.2f}  "
+            f"{metrics['updates_per_second']:.2f} updates/s  ETA {eta}"
+        )
+
+    def close(self) -> None:
+        """Flushes everything."""
+        self._file.close()
+        self._board.close()
+
+
+def _lines(path: Path) -> list[str]:
+    """The complete lines of the file; a line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n") and line.strip()]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `h:mm:ss`."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -1,0 +1,194 @@
+"""A run from configuration to the last checkpoint."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jaxvlm.config import to_json
+from jaxvlm.data.pipeline import Rows, batches, training_rows
+from jaxvlm.models.vlm import VLMConfig, vlm_config
+from jaxvlm.training.checkpoints import Checkpoints, check_same_run
+from jaxvlm.training.console import MetricLog, console, duration, print_table, progress
+from jaxvlm.training.mesh import batch_sharding, make_mesh
+from jaxvlm.training.optimizer import make_optimizer, schedule
+from jaxvlm.training.parameters import FROZEN, Group, assign_groups, summary
+from jaxvlm.training.state import (
+    Params,
+    TrainState,
+    abstract_parameters,
+    fingerprint,
+    new_state,
+)
+from jaxvlm.training.step import make_steps, zero_sums
+from jaxvlm.training.setup import all_parameters, compute_dtype
+
+
+@dataclasses.dataclass
+class Run:
+    """Everything that stays the same from update to update."""
+
+    config: object
+    model: VLMConfig
+    mesh: Mesh
+    rows: Rows
+    groups: dict[str, Group]
+    frozen: Params
+    optimizer: optax.GradientTransformation
+    workdir: Path
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of a global micro-batch."""
+        return self.config.train.rows_per_device * jax.device_count()
+
+    @property
+    def rows_per_update(self) -> int:
+        """Rows an update consumes."""
+        return self.rows_per_batch * self.config.train.accumulation
+
+    def meta(self, step: int) -> dict:
+        """What is stored beside the parameters."""
+        return {
+            "position": step * self.rows_per_update,
+            "config": self.config.to_dict(),
+            "frozen": fingerprint(self.frozen),
+            "mesh": dict(self.mesh.shape),
+            "processes": jax.process_count(),
+        }
+
+
+def train(config, workdir: Path) -> None:
+    """Trains as configured, resuming from the workdir's newest checkpoint.
+
+    Raises:
+      UserError: anything wrong with what the user gave, before the first update.
+    """
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    with jax.set_mesh(mesh):
+        run, state = _prepare(config, workdir, mesh)
+        _print_start(run)
+        checkpoints = Checkpoints(workdir, config.train.keep)
+        try:
+            state = _resume(run, state, checkpoints)
+            _updates(run, state, checkpoints)
+        finally:
+            checkpoints.close()
+
+
+def _prepare(config, workdir: Path, mesh: Mesh) -> tuple[Run, TrainState]:
+    model = vlm_config(config.model)
+    shapes = abstract_parameters(model)
+    groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+    rows_total = (
+        config.train.max_steps
+        * config.train.accumulation
+        * config.train.rows_per_device
+        * jax.device_count()
+    )
+    rows = training_rows(config, rows_total)
+    parameters = all_parameters(config, model, groups, mesh)
+    trainable = {p: leaf for p, leaf in parameters.items() if groups[p].name != FROZEN}
+    frozen = {p: leaf for p, leaf in parameters.items() if groups[p].name == FROZEN}
+    optimizer = make_optimizer(
+        {p: groups[p] for p in trainable}, config.optimizer, config.train.max_steps
+    )
+    run = Run(config, model, mesh, rows, groups, frozen, optimizer, workdir)
+    return run, new_state(trainable, optimizer, mesh)
+
+
+def _print_start(run: Run) -> None:
+    """The table of parameter groups, and what the run amounts to."""
+    config = run.config
+    shapes = abstract_parameters(run.model)
+    table = summary(run.groups, shapes, config.optimizer.learning_rate)
+    columns = ("part", "group", "learning rate", "tensors", "parameters")
+    print_table("Parameters", columns, table)
+    per_epoch = run.rows.plan.rows_in_epoch(0)
+    samples = len(run.rows.builder.samples)
+    console().print(
+        f"{config.train.max_steps} updates of {run.rows_per_update} rows; the data makes "
+        f"{samples} samples in {per_epoch} rows an epoch: "
+        f"{len(run.rows) / per_epoch:.1f} epochs on {jax.device_count()} "
+        f"{jax.devices()[0].platform} device(s)"
+    )
+
+
+def _resume(run: Run, state: TrainState, checkpoints: Checkpoints) -> TrainState:
+    step = checkpoints.latest()
+    if step is None:
+        (run.workdir / "config.json").write_text(to_json(run.config), encoding="utf-8")
+        return state
+    stored = checkpoints.meta(step)
+    check_same_run(stored, run.meta(step), run.workdir)
+    console().print(f"resuming {run.workdir} after update {step}")
+    return checkpoints.restore(step, state)
+
+
+def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
+    """All updates that are left."""
+    config, first = run.config, int(state.step)
+    last = config.train.max_steps
+    if first >= last:
+        console().print(f"all {last} updates stand in {run.workdir}; nothing to do")
+        return
+    accumulate, update = make_steps(
+        run.model, run.optimizer, compute_dtype(config), config.train.remat
+    )
+    sums = jax.jit(zero_sums)(state.params)
+    stream = batches(
+        run.rows,
+        run.rows_per_batch,
+        first * run.rows_per_update,
+        config.data.num_workers,
+        jax.process_index(),
+        jax.process_count(),
+    )
+    placed = batch_sharding(run.mesh)
+    log = MetricLog(run.workdir, first, last)
+    base_key = jax.random.key(config.seed)
+    meta = run.meta(0)
+    timer = _Timer(first)
+    with progress("training", last, first) as advance:
+        for step in range(first, last):
+            for micro in range(config.train.accumulation):
+                local = next(stream)
+                batch = {
+                    k: jax.make_array_from_process_local_data(placed, v) for k, v in local.items()
+                }
+                key = jax.random.fold_in(base_key, step * config.train.accumulation + micro)
+                sums = accumulate(state.params, run.frozen, sums, batch, key)
+            state, metrics, sums = update(state, sums)
+            advance()
+            done = step + 1
+            if done % config.train.log_every == 0 or done == last:
+                values = {name: float(value) for name, value in metrics.items()}
+                values["schedule"] = float(_factor(config)(step))
+                values["updates_per_second"] = timer.rate(done)
+                eta = duration((last - done) / values["updates_per_second"])
+                log.write(done, values, eta)
+            if done % config.train.save_every == 0 or done == last:
+                checkpoints.save(state, {**meta, "position": done * run.rows_per_update})
+    log.close()
+
+
+def _factor(config):
+    optimizer = config.optimizer
+    return schedule(config.train.max_steps, optimizer.warmup_ratio, optimizer.final_ratio)
+
+
+class _Timer:
+    """Updates a second since the last time it was asked."""
+
+    def __init__(self, step: int):
+        self._step, self._time = step, time.perf_counter()
+
+    def rate(self, step: int) -> float:
+        now = time.perf_counter()
+        rate = (step - self._step) / max(now - self._time, 1e-9)
+        self._step, self._time = step, now
+        return rate

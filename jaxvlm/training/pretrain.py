@@ -1,0 +1,336 @@
+"""Pretrains the small VGGT on procedural rooms: `python -m jaxvlm.rooms.pretrain`.
+
+Supervision is VGGT's own (arXiv:2503.11651, section 3.3): camera encodings, depth and point maps in
+the first view's frame, the latter two weighted by the predicted confidence. The released VGGT
+starts from DINOv2, whose tokens know what they show; the small one starts from nothing, so a linear
+probe of each patch token learns beside it which kinds and colours the patch shows. The probe and
+the point head are thrown away.
+
+Axes: B rooms, V views, H W pixels, S patches a view, P tokens a view, K labels.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import grain.python as grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags as absl_flags
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxvlm.errors import UserError
+from jaxvlm.models.tree import load, pure
+from jaxvlm.models.vggt.config import DPTConfig, VGGTConfig
+from jaxvlm.models.vggt.model import VGGT
+from jaxvlm.paths import flatten
+from jaxvlm.rooms.labels import COLOUR_LABELS, KIND_LABELS
+from jaxvlm.rooms.layout import generate_room
+from jaxvlm.rooms.render import render_views
+from jaxvlm.training.console import duration, progress
+from jaxvlm.training.weights import save_weights
+
+IMAGE_SIZE = 112
+VIEWS = 3
+CONFIG = VGGTConfig(
+    img_size=IMAGE_SIZE,
+    embed_dim=80,
+    depth=3,
+    num_heads=5,
+    init_values=0.5,
+    patch_embed="conv",
+    heads=("camera", "depth", "point"),
+    camera_trunk_depth=1,
+    camera_heads=5,
+    depth_head=DPTConfig(16, (16, 16, 32, 32), (0, 1, 2, 2)),
+    point_head=DPTConfig(16, (16, 16, 32, 32), (0, 1, 2, 2)),
+)
+# What is shipped; the point map follows from depth and camera.
+SHIPPED = ("aggregator", "camera_head", "depth_head")
+# Weight of log-confidence in the dense losses.
+ALPHA = 0.2
+# Weights of the terms of the loss.
+WEIGHTS = {"camera": 1.0, "depth": 0.3, "points": 0.3, "kinds": 10.0, "colours": 10.0}
+
+
+class Student(nnx.Module):
+    """The small VGGT with a linear probe for kinds and colours."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.vggt = VGGT(CONFIG, rngs=rngs)
+        self.probe = nnx.Linear(
+            2 * CONFIG.embed_dim, len(KIND_LABELS) + len(COLOUR_LABELS), rngs=rngs
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class RoomViews:
+    """Endless rooms as arrays for `loss` (a Grain data source)."""
+
+    seed: int
+    first: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return targets(room_views(self.seed, "pretrain", self.first + int(index), VIEWS, IMAGE_SIZE))
+
+
+def targets(views: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Supervision of one room.
+
+    Args:
+      views: `rgb uint8[V,H,W,3]`, `depth f32[V,H,W]`, `cam_to_world [V,4,4]`, `K [V,3,3]`,
+        `kind_map` and `colour_map int16[V,H,W]`.
+
+    Returns:
+      `images uint8[V,H,W,3]`, `depth f32[V,H,W]` and `points f32[V,H,W,3]` (metres, first camera's
+      frame), `cameras f32[V,9]`, and `kinds`, `colours f32[V,S,K]`: the fraction of each patch's
+      pixels that shows a label.
+    """
+    height, width = views["depth"].shape[1:]
+    world_to_first = np.linalg.inv(views["cam_to_world"][0])
+    to_first = world_to_first @ views["cam_to_world"]
+    grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1)
+    pixels = np.concatenate([grid, np.ones((height, width, 1))], -1)
+    rays = np.einsum("vij,hwj->vhwi", np.linalg.inv(views["K"]), pixels)
+    points = rays * views["depth"][..., None]
+    points = np.einsum("vij,vhwj->vhwi", to_first[:, :3, :3], points)
+    points += to_first[:, None, None, :3, 3]
+    return {
+        "images": views["rgb"],
+        "depth": views["depth"].astype(np.float32),
+        "points": points.astype(np.float32),
+        "cameras": camera_encodings(to_first, views["K"], height, width),
+        "kinds": _fractions(views["kind_map"], len(KIND_LABELS)),
+        "colours": _fractions(views["colour_map"], len(COLOUR_LABELS)),
+    }
+
+
+def camera_encodings(
+    to_first: Float[np.ndarray, "V 4 4"], k: Float[np.ndarray, "V 3 3"], height: int, width: int
+) -> Float[np.ndarray, "V 9"]:
+    """VGGT's encoding of cameras: translation, quaternion (x y z w), fields of view (v, h).
+
+    Args:
+      to_first: camera to first camera.
+      k: intrinsics in pixels.
+      height: of the images in pixels.
+      width: of the images in pixels.
+    """
+    extrinsics = np.linalg.inv(to_first)
+    fields = 2 * np.arctan(
+        np.stack([height / (2 * k[:, 1, 1]), width / (2 * k[:, 0, 0])], axis=1)
+    )
+    quaternions = np.stack([quaternion(r) for r in extrinsics[:, :3, :3]])
+    return np.concatenate([extrinsics[:, :3, 3], quaternions, fields], 1).astype(np.float32)
+
+
+def quaternion(r: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "4"]:
+    """The unit quaternion (x y z w, w >= 0) of a rotation.
+
+    It is the main eigenvector of a symmetric matrix made of the entries (Bar-Itzhack, 2000).
+    """
+    k = np.array(
+        [
+            [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],
+            [r[1, 0] + r[0, 1], r[1, 1] - r[0, 0] - r[2, 2], r[2, 1] + r[1, 2], r[0, 2] - r[2, 0]],
+            [r[2, 0] + r[0, 2], r[2, 1] + r[1, 2], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
+            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], np.trace(r)],
+        ]
+    )
+    q = np.linalg.eigh(k)[1][:, -1]
+    return q if q[3] >= 0 else -q
+
+
+def _fractions(labels: Int[np.ndarray, "V H W"], count: int) -> Float[np.ndarray, "V S K"]:
+    """How much of each patch shows each label."""
+    views, height, width = labels.shape
+    side = CONFIG.patch_size
+    blocks = labels.reshape(views, height // side, side, width // side, side)
+    blocks = blocks.transpose(0, 1, 3, 2, 4).reshape(views, -1, side * side)
+    counts = np.stack([(blocks == label).mean(-1) for label in range(count)], -1)
+    return counts.astype(np.float32)
+
+
+def loss(student: Student, batch: dict[str, Array], dense_view: Array):
+    """The weighted loss and its terms.
+
+    Args:
+      student: the model.
+      batch: arrays of `targets` with a leading axis B.
+      dense_view: int32[]; the dense heads, the slow part, predict this view of each room.
+    """
+    vggt = student.vggt
+    images = batch["images"].astype(jnp.float32) / 255
+    layers = tuple(range(CONFIG.depth))
+    tokens = vggt.aggregator(images, layers=layers)
+    poses = vggt.camera_head(tokens[-1])
+    chosen = [
+        jax.lax.dynamic_slice_in_dim(tokens[i], dense_view, 1, axis=1)
+        for i in CONFIG.depth_head.layers
+    ]
+    one = {
+        k: jax.lax.dynamic_slice_in_dim(batch[k], dense_view, 1, axis=1)
+        for k in ("depth", "points")
+    }
+    depth, depth_confidence = vggt.depth_head(chosen, images.shape[2:4])
+    points, points_confidence = vggt.point_head(chosen, images.shape[2:4])
+    labels = student.probe(tokens[-1][:, :, CONFIG.special_tokens :])
+    kinds, colours = jnp.split(labels, [len(KIND_LABELS)], axis=-1)
+    seen = one["depth"] > 0
+    terms = {
+        "camera": camera_loss(poses, batch["cameras"]),
+        "depth": confident_loss(depth[..., 0] - one["depth"], depth_confidence, seen),
+        "points": confident_loss(
+            jnp.linalg.norm(points - one["points"] + 1e-6, axis=-1), points_confidence, seen
+        ),
+        "kinds": optax.softmax_cross_entropy(kinds, batch["kinds"]).mean(),
+        "colours": optax.softmax_cross_entropy(colours, batch["colours"]).mean(),
+    }
+    return sum(WEIGHTS[name] * value for name, value in terms.items()), terms
+
+
+def camera_loss(poses: Float[Array, "I B V 9"], wanted: Float[Array, "B V 9"]) -> Array:
+    """Huber loss of every refinement; later ones count more (factor 0.6, as in VGGT)."""
+    decay = 0.6 ** jnp.arange(poses.shape[0] - 1, -1, -1)
+    each = optax.huber_loss(poses, wanted[None], delta=0.5).mean((1, 2, 3))
+    return (decay * each).sum() / decay.sum()
+
+
+def confident_loss(error: Array, confidence: Array, seen: Array) -> Array:
+    """|error| weighted by the confidence, which itself is rewarded (VGGT, equation 3)."""
+    value = confidence * jnp.abs(error) - ALPHA * jnp.log(confidence)
+    return jnp.where(seen, value, 0).sum() / jnp.maximum(seen.sum(), 1)
+
+
+class State(NamedTuple):
+    """Parameters, their exponential average, and the optimiser's state."""
+
+    params: dict
+    average: dict
+    optimizer: optax.OptState
+
+
+def pretrain(flags: argparse.Namespace) -> None:
+    """Trains as the flags say and writes the weights folder."""
+    if flags.steps < 1 or flags.batch < 1:
+        raise UserError("--steps and --batch must be at least 1")
+    if (flags.output / "params").exists():
+        raise UserError(f"--output {flags.output} already holds weights; choose another folder")
+    abstract = nnx.eval_shape(lambda: Student(rngs=nnx.Rngs(0)))
+    params = jax.jit(lambda: pure(Student(rngs=nnx.Rngs(flags.seed))))()
+    rate = optax.warmup_cosine_decay_schedule(0, flags.learning_rate, 200, flags.steps, 0)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=0.01)
+    )
+
+    @jax.jit
+    def step(state: State, batch: dict[str, Array], index: Array):
+        def value(params):
+            return loss(load(abstract, params), batch, index % VIEWS)
+
+        (total, terms), gradients = jax.value_and_grad(value, has_aux=True)(state.params)
+        updates, new = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # A short average at first, a long one later.
+        keep = jnp.minimum(0.998, (1 + index) / (10 + index))
+        average = optax.incremental_update(params, state.average, 1 - keep)
+        return State(params, average, new), {"loss": total, **terms}
+
+    state = State(params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+    flags.output.mkdir(parents=True, exist_ok=True)
+    state = _run(flags, state, step)
+    held_out = evaluate(abstract, state.average, flags)
+    print("held out:", json.dumps(held_out))
+    vggt = flatten(state.average["vggt"])
+    shipped = {
+        path: value.astype(jnp.bfloat16)
+        for path, value in vggt.items()
+        if path.split("/")[0] in SHIPPED
+    }
+    meta = {
+        "source": "python -m jaxvlm.rooms.pretrain",
+        "flags": {k: v for k, v in vars(flags).items() if k in ("steps", "batch", "seed")},
+        "model": dataclasses.asdict(dataclasses.replace(CONFIG, heads=("camera", "depth"))),
+        "held_out": held_out,
+    }
+    save_weights(flags.output, shipped, meta)
+    print(f"wrote {flags.output}")
+
+
+def _run(flags: argparse.Namespace, state: State, step) -> State:
+    """All updates; the curve goes to `<output>/curve.jsonl`."""
+    absl_flags.FLAGS.mark_as_parsed()
+    dataset = grain.MapDataset.source(RoomViews(flags.seed, 0, flags.steps * flags.batch))
+    stream = dataset.batch(flags.batch).to_iter_dataset(
+        grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    )
+    if flags.workers:
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=flags.workers))
+    start = time.perf_counter()
+    with (flags.output / "curve.jsonl").open("w") as file, progress(
+        "pretraining", flags.steps
+    ) as advance:
+        for index, batch in enumerate(stream):
+            state, terms = step(state, batch, jnp.int32(index))
+            advance()
+            if (index + 1) % 50 == 0 or index + 1 == flags.steps:
+                values = {name: round(float(value), 4) for name, value in terms.items()}
+                file.write(json.dumps({"step": index + 1, **values}) + "\n")
+                file.flush()
+                spent = time.perf_counter() - start
+                left = spent / (index + 1) * (flags.steps - index - 1)
+                print(f"Step {index + 1}/{flags.steps} {values} ETA {duration(left)}", flush=True)
+    return state
+
+
+def evaluate(abstract: Student, params: dict, flags: argparse.Namespace) -> dict[str, float]:
+    """Errors on 64 rooms that were not trained on (the same loss's terms, all views)."""
+    rooms = RoomViews(flags.seed, flags.steps * flags.batch, 64)
+    batch = {
+        k: np.stack([room[k] for room in map(rooms.__getitem__, range(len(rooms)))])
+        for k in rooms[0]
+    }
+
+    @jax.jit
+    def measure(params, batch):
+        student = load(abstract, params)
+        out = student.vggt(batch["images"].astype(jnp.float32) / 255)
+        labels = student.probe(out["tokens"][:, :, CONFIG.special_tokens :])
+        kinds, colours = jnp.split(labels, [len(KIND_LABELS)], axis=-1)
+        seen = batch["depth"] > 0
+        error = jnp.where(seen, jnp.abs(out["depth"][..., 0] - batch["depth"]), 0)
+        shift = jnp.linalg.norm(out["poses"][-1][..., :3] - batch["cameras"][..., :3], axis=-1)
+        # Patches that mostly show one object.
+        objects = batch["kinds"][..., 6:].max(-1) > 0.5
+        right = kinds.argmax(-1) == batch["kinds"].argmax(-1)
+        hue = colours.argmax(-1) == batch["colours"].argmax(-1)
+        return {
+            "depth_error_m": error.sum() / seen.sum(),
+            "camera_error_m": shift[:, 1:].mean(),
+            "patch_kind_accuracy": (right * objects).sum() / objects.sum(),
+            "patch_colour_accuracy": (hue * objects).sum() / objects.sum(),
+        }
+
+    return {name: round(float(v), 4) for name, v in measure(params, batch).items()}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    flags = argparse.ArgumentParser("jaxvlm.rooms.pretrain", description=__doc__)
+    flags.add_argument("--output", type=Path, default=Path("runs/pretrain"))
+    flags.add_argument("--steps", type=int, default=4000)
+    flags.add_argument("--batch", type=int, default=16, help="rooms a step")
+    flags.add_argument("--learning_rate", type=float, default=1.5e-3)
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--workers", type=int, default=1, help="processes that render; 0: a thread")
+    return flags

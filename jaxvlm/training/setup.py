@@ -1,0 +1,66 @@
+"""From a configuration to parameters on the devices; training and answering start here."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxvlm.data.tokenizer import load_tokenizer
+from jaxvlm.errors import UserError
+from jaxvlm.models.vlm import VLMConfig
+from jaxvlm.training.mesh import shardings
+from jaxvlm.training.parameters import FROZEN, Group
+from jaxvlm.training.state import Params, abstract_parameters, initial_parameters
+from jaxvlm.training.weights import load_weights
+
+_DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
+# Parts of the model whose weights can be imported.
+_PARTS = ("vision", "language")
+
+
+def compute_dtype(config) -> jnp.dtype:
+    """The dtype of the computation."""
+    return _DTYPES[config.precision]
+
+
+def all_parameters(
+    config, model: VLMConfig, groups: dict[str, Group], mesh: Mesh, skip: frozenset = frozenset()
+) -> Params:
+    """Every parameter on its devices: imported where the configuration names weights, else random.
+
+    Args:
+      config: the configuration.
+      model: sizes.
+      groups: frozen leaves are held in the compute dtype, the others in float32.
+      mesh: devices.
+      skip: paths that come from elsewhere (a checkpoint) and are left out.
+
+    Raises:
+      UserError: weights that do not exist or do not fit.
+    """
+    dtype = compute_dtype(config)
+    shapes = {p: s for p, s in abstract_parameters(model).items() if p not in skip}
+    needed = load_tokenizer(config.text.tokenizer).rows
+    if model.language.vocab_size < needed:
+        raise UserError(
+            f"model.language.vocab_size={model.language.vocab_size} is too small for the "
+            f"tokenizer {config.text.tokenizer!r}, which needs {needed} rows"
+        )
+    imported: Params = {}
+    for part in _PARTS:
+        name = config.model[part].weights
+        wanted = {p.removeprefix(f"{part}/"): p for p in shapes if p.startswith(f"{part}/")}
+        if name is None or not wanted:
+            continue
+        placed = shardings({p: shapes[p] for p in wanted.values()}, mesh)
+        like = {
+            short: jax.ShapeDtypeStruct(
+                shapes[path].shape,
+                dtype if groups[path].name == FROZEN else jnp.float32,
+                sharding=placed[path],
+            )
+            for short, path in wanted.items()
+        }
+        imported |= {f"{part}/{short}": leaf for short, leaf in load_weights(name, like).items()}
+    rest = set(shapes) - set(imported)
+    fresh = initial_parameters(model, groups, rest, dtype, config.seed, mesh) if rest else {}
+    return {path: imported.get(path, fresh.get(path)) for path in shapes}

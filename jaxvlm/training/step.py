@@ -1,0 +1,114 @@
+"""The train step: summed gradients of one micro-batch, and the update made of several.
+
+Loss and gradients are summed over label tokens and divided once by their number, so that an update
+does not depend on how its samples were spread over micro-batches and devices.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from jaxvlm.models.tree import load
+from jaxvlm.models.vlm import VLM, VLMConfig, abstract_vlm
+from jaxvlm.paths import unflatten
+from jaxvlm.training.state import Params, TrainState
+
+Batch = Mapping[str, Array]
+
+
+class Sums(NamedTuple):
+    """What an update accumulates over its micro-batches.
+
+    Attributes:
+      gradients: float32 sums over label tokens.
+      loss: summed negative log-likelihood in nats.
+      correct: label tokens predicted rightly (greedy).
+      labels: label tokens.
+    """
+
+    gradients: Params
+    loss: Float[Array, ""]
+    correct: Float[Array, ""]
+    labels: Float[Array, ""]
+
+
+def zero_sums(params: Params) -> Sums:
+    """Sums of nothing, split like the parameters."""
+    zero = jnp.zeros([], jnp.float32)
+    return Sums(jax.tree.map(jnp.zeros_like, params), zero, zero, zero)
+
+
+def batch_loss(
+    model: VLM, batch: Batch, remat: str, dropout_key: Array | None
+) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
+    """Summed cross-entropy of a batch of rows, with `(correct, labels)` token counts.
+
+    Logits exist at label positions only.
+    """
+    rows, sets = batch["images"].shape[:2]
+    per_set = {k: batch[k].reshape(rows * sets, *batch[k].shape[2:]) for k in
+               ("images", "view_counts", "geometry")}  # fmt: skip
+    visual = model.encode(**per_set, remat=remat != "none", dropout_key=dropout_key)
+    visual = visual.reshape(rows, sets * visual.shape[1], visual.shape[2])
+    x = model.embed(batch["tokens"], batch["visual_index"], visual)
+    hidden = model.language(x, batch["positions"], batch["segment_ids"], remat=remat)
+    at_labels = jnp.take_along_axis(hidden, batch["label_positions"][..., None], axis=1)
+    logits = model.language.logits(at_labels)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
+    weights = batch["label_weights"]
+    correct = (logits.argmax(-1) == batch["labels"]) * weights
+    return (losses * weights).sum(), (correct.sum(), weights.sum())
+
+
+def make_steps(
+    config: VLMConfig,
+    optimizer: optax.GradientTransformation,
+    dtype: jnp.dtype,
+    remat: str,
+) -> tuple[Callable, Callable]:
+    """The two compiled functions of a run.
+
+    Args:
+      config: sizes.
+      optimizer: over the trainable parameters.
+      dtype: of the computation; gradients are taken with respect to the parameters in it.
+      remat: what the backward pass recomputes.
+
+    Returns:
+      `accumulate(params, frozen, sums, batch, key) -> sums` and `update(state, sums) -> (state,
+      metrics, zero sums)`; both give up (donate) what they replace.
+    """
+    abstract = abstract_vlm(config)
+
+    def accumulate(params: Params, frozen: Params, sums: Sums, batch: Batch, key) -> Sums:
+        def loss(compute: Params):
+            model = load(abstract, unflatten({**frozen, **compute}))
+            dropout_key = key if config.projector.dropout else None
+            return batch_loss(model, batch, remat, dropout_key)
+
+        compute = {path: leaf.astype(dtype) for path, leaf in params.items()}
+        (value, (correct, labels)), gradients = jax.value_and_grad(loss, has_aux=True)(compute)
+        total = {p: sums.gradients[p] + g.astype(jnp.float32) for p, g in gradients.items()}
+        return Sums(total, sums.loss + value, sums.correct + correct, sums.labels + labels)
+
+    def update(state: TrainState, sums: Sums):
+        count = jnp.maximum(sums.labels, 1.0)
+        gradients = {path: g / count for path, g in sums.gradients.items()}
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": sums.loss / count,
+            "token_accuracy": sums.correct / count,
+            "gradient_norm": optax.tree.norm(gradients),
+            "label_tokens": sums.labels,
+        }
+        return TrainState(state.step + 1, params, optimizer_state), metrics, zero_sums(params)
+
+    return (
+        jax.jit(accumulate, donate_argnames="sums"),
+        jax.jit(update, donate_argnames=("state", "sums")),
+    )

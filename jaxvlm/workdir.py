@@ -1,0 +1,30 @@
+"""The folder of a run: writable, and used by one run at a time."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxvlm.errors import UserError
+
+
+@contextlib.contextmanager
+def open_workdir(folder: Path) -> Iterator[Path]:
+    """Creates the folder and locks it for this process.
+
+    Raises:
+      UserError: it cannot be written, or another run works in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"--workdir {folder} cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another run works in {folder}; stop it or choose another --workdir"
+            ) from None
+        yield folder
