@@ -25,7 +25,7 @@ WEIGHTS: dict[str, float] = {
 """How often each kind is asked, among the kinds that a room allows."""
 
 NUMBERS = ("zero", "one", "two", "three", "four")
-RARITY = {"two": 3.0, "three": 6.0, "four": 8.0}
+RARITY = {"two": 3.0, "three": 6.0, "four": 8.0, "behind": 1.5}
 """Answers drawn more often where they are possible, since few rooms allow them."""
 
 NEXT_TO, NEXT_MARGIN = 0.7, 0.4
@@ -278,24 +278,27 @@ def _nearest(
     return distances[0][1], distances[0][0]
 
 
+OF_ANY_VOLUME = ("box", "ball", "teddy bear", "toy car", "flower", "lamp")
+OF_ANY_HEIGHT = ("box", "teddy bear", "flower", "lamp")
+"""Kinds whose ranges overlap, so that the kinds alone do not tell which is larger or taller."""
+
+
 def size_larger(facts: Facts) -> Iterator[Question]:
     """Which of two fills the larger box."""
-    volumes = [float(np.prod(thing.size)) for thing in facts.objects]
-    yield from _compare(facts, "Which is larger, the {} or the {}?", volumes, LARGER)
+    text, sizes = "Which is larger, the {} or the {}?", [thing.size for thing in facts.objects]
+    yield from _compare(facts, text, OF_ANY_VOLUME, [w * d * h for w, d, h in sizes], LARGER)
 
 
 def size_taller(facts: Facts) -> Iterator[Question]:
     """Which of two is higher in itself, wherever it stands."""
-    heights = [thing.size[2] for thing in facts.objects]
-    yield from _compare(facts, "Which is taller, the {} or the {}?", heights, TALLER)
+    text, heights = "Which is taller, the {} or the {}?", [o.size[2] for o in facts.objects]
+    yield from _compare(facts, text, OF_ANY_HEIGHT, heights, TALLER)
 
 
-SMALL = ("lamp", "flower", "box", "ball", "laptop", "teddy bear", "toy car", "chair")
-"""Kinds whose sizes overlap, so that the kind alone does not tell which is larger."""
-
-
-def _compare(facts: Facts, text: str, measure: list[float], ratio: float) -> Iterator[Question]:
-    unique = [i for i in facts.unique_kinds() if facts.objects[i].kind in SMALL]
+def _compare(
+    facts: Facts, text: str, kinds: tuple[str, ...], measure: list[float], ratio: float
+) -> Iterator[Question]:
+    unique = [i for i in facts.unique_kinds() if facts.objects[i].kind in kinds]
     for a, b in combinations(unique, 2):
         larger, smaller = (a, b) if measure[a] > measure[b] else (b, a)
         if measure[larger] > ratio * measure[smaller]:

@@ -12,16 +12,15 @@ Axes: B rooms, V views, H W pixels, S patches a view, P tokens a view, K labels.
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-import grain.python as grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import flags as absl_flags
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -48,13 +47,15 @@ CONFIG = VGGTConfig(
     heads=("camera", "depth", "point"),
     camera_trunk_depth=1,
     camera_heads=5,
-    depth_head=DPTConfig(16, (16, 16, 32, 32), (0, 1, 2, 2)),
-    point_head=DPTConfig(16, (16, 16, 32, 32), (0, 1, 2, 2)),
+    depth_head=DPTConfig(8, (8, 8, 16, 16), (0, 1, 2, 2)),
+    point_head=DPTConfig(8, (8, 8, 16, 16), (0, 1, 2, 2)),
 )
 # What is shipped; the point map follows from depth and camera.
 SHIPPED = ("aggregator", "camera_head", "depth_head")
 # Weight of log-confidence in the dense losses.
 ALPHA = 0.2
+# The dense heads are the slow part; they see one view of every so many rooms.
+DENSE_EVERY = 8
 # Weights of the terms of the loss.
 WEIGHTS = {"camera": 1.0, "depth": 0.3, "points": 0.3, "kinds": 10.0, "colours": 10.0}
 
@@ -69,47 +70,50 @@ class Student(nnx.Module):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class RoomViews:
-    """Endless rooms as arrays for `loss` (a Grain data source)."""
+def render_rooms(seed: int, first: int, count: int, workers: int) -> dict[str, np.ndarray]:
+    """Supervision of rooms `first` to `first + count - 1`, made by worker processes.
 
-    seed: int
-    first: int
-    count: int
+    Returns:
+      The arrays of `targets` with a leading axis `count`.
+    """
+    chosen = [(seed, first + number) for number in range(count)]
+    filled: dict[str, np.ndarray] = {}
+    # Forking a process that runs jax threads can hang.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers) as pool, progress("rendering", count) as advance:
+        for number, room in enumerate(pool.imap(_room_targets, chosen, chunksize=16)):
+            for name, value in room.items():
+                if name not in filled:
+                    filled[name] = np.empty((count, *value.shape), value.dtype)
+                filled[name][number] = value
+            advance()
+    return filled
 
-    def __len__(self) -> int:
-        return self.count
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return targets(room_views(self.seed, "pretrain", self.first + int(index), VIEWS, IMAGE_SIZE))
+def _room_targets(seed_and_index: tuple[int, int]) -> dict[str, np.ndarray]:
+    seed, index = seed_and_index
+    return targets(render_views(generate_room(seed, "pretrain", index), VIEWS, IMAGE_SIZE))
 
 
 def targets(views: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Supervision of one room.
 
     Args:
-      views: `rgb uint8[V,H,W,3]`, `depth f32[V,H,W]`, `cam_to_world [V,4,4]`, `K [V,3,3]`,
-        `kind_map` and `colour_map int16[V,H,W]`.
+      views: what `render_views` returns.
 
     Returns:
-      `images uint8[V,H,W,3]`, `depth f32[V,H,W]` and `points f32[V,H,W,3]` (metres, first camera's
-      frame), `cameras f32[V,9]`, and `kinds`, `colours f32[V,S,K]`: the fraction of each patch's
-      pixels that shows a label.
+      `images uint8[V,H,W,3]`; `depth f16[V,H,W]` in metres; `cameras f32[V,9]`; `to_first
+      f32[V,4,4]` and `k f32[V,3,3]`, camera to first camera and pixel intrinsics; `kinds`,
+      `colours f16[V,S,K]`, the fraction of each patch's pixels that shows a label.
     """
     height, width = views["depth"].shape[1:]
-    world_to_first = np.linalg.inv(views["cam_to_world"][0])
-    to_first = world_to_first @ views["cam_to_world"]
-    grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1)
-    pixels = np.concatenate([grid, np.ones((height, width, 1))], -1)
-    rays = np.einsum("vij,hwj->vhwi", np.linalg.inv(views["K"]), pixels)
-    points = rays * views["depth"][..., None]
-    points = np.einsum("vij,vhwj->vhwi", to_first[:, :3, :3], points)
-    points += to_first[:, None, None, :3, 3]
+    to_first = np.linalg.inv(views["cam_to_world"][0]) @ views["cam_to_world"]
     return {
         "images": views["rgb"],
-        "depth": views["depth"].astype(np.float32),
-        "points": points.astype(np.float32),
+        "depth": views["depth"].astype(np.float16),
         "cameras": camera_encodings(to_first, views["K"], height, width),
+        "to_first": to_first.astype(np.float32),
+        "k": views["K"].astype(np.float32),
         "kinds": _fractions(views["kind_map"], len(KIND_LABELS)),
         "colours": _fractions(views["colour_map"], len(COLOUR_LABELS)),
     }
@@ -158,7 +162,19 @@ def _fractions(labels: Int[np.ndarray, "V H W"], count: int) -> Float[np.ndarray
     blocks = labels.reshape(views, height // side, side, width // side, side)
     blocks = blocks.transpose(0, 1, 3, 2, 4).reshape(views, -1, side * side)
     counts = np.stack([(blocks == label).mean(-1) for label in range(count)], -1)
-    return counts.astype(np.float32)
+    return counts.astype(np.float16)
+
+
+def points_seen(
+    depth: Float[Array, "B H W"], k: Float[Array, "B 3 3"], to_first: Float[Array, "B 4 4"]
+) -> Float[Array, "B H W 3"]:
+    """The points in the first camera's frame, in metres, that the pixels' centres show."""
+    height, width = depth.shape[1:]
+    x, y = jnp.meshgrid(jnp.arange(width) + 0.5, jnp.arange(height) + 0.5)
+    pixels = jnp.stack([x, y, jnp.ones_like(x)], -1)
+    rays = jnp.einsum("bij,hwj->bhwi", jnp.linalg.inv(k), pixels)
+    points = jnp.einsum("bij,bhwj->bhwi", to_first[:, :3, :3], rays * depth[..., None])
+    return points + to_first[:, None, None, :3, 3]
 
 
 def loss(student: Student, batch: dict[str, Array], dense_view: Array):
@@ -167,32 +183,32 @@ def loss(student: Student, batch: dict[str, Array], dense_view: Array):
     Args:
       student: the model.
       batch: arrays of `targets` with a leading axis B.
-      dense_view: int32[]; the dense heads, the slow part, predict this view of each room.
+      dense_view: int32[]; the dense heads, the slow part, predict this view of every
+        `DENSE_EVERY`th room.
     """
     vggt = student.vggt
     images = batch["images"].astype(jnp.float32) / 255
-    layers = tuple(range(CONFIG.depth))
-    tokens = vggt.aggregator(images, layers=layers)
+    tokens = vggt.aggregator(images, layers=tuple(range(CONFIG.depth)))
     poses = vggt.camera_head(tokens[-1])
-    chosen = [
-        jax.lax.dynamic_slice_in_dim(tokens[i], dense_view, 1, axis=1)
-        for i in CONFIG.depth_head.layers
-    ]
-    one = {
-        k: jax.lax.dynamic_slice_in_dim(batch[k], dense_view, 1, axis=1)
-        for k in ("depth", "points")
-    }
-    depth, depth_confidence = vggt.depth_head(chosen, images.shape[2:4])
-    points, points_confidence = vggt.point_head(chosen, images.shape[2:4])
+
+    def chosen(x: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x[::DENSE_EVERY], dense_view, 1, axis=1)
+
+    shown = [chosen(tokens[i]) for i in CONFIG.depth_head.layers]
+    depth, depth_confidence = vggt.depth_head(shown, images.shape[2:4])
+    points, points_confidence = vggt.point_head(shown, images.shape[2:4])
+    true_depth = chosen(batch["depth"])[:, 0].astype(jnp.float32)
+    true_points = points_seen(
+        true_depth, chosen(batch["k"])[:, 0], chosen(batch["to_first"])[:, 0]
+    )
+    seen = true_depth > 0
     labels = student.probe(tokens[-1][:, :, CONFIG.special_tokens :])
     kinds, colours = jnp.split(labels, [len(KIND_LABELS)], axis=-1)
-    seen = one["depth"] > 0
+    distance = jnp.linalg.norm(points[:, 0] - true_points + 1e-6, axis=-1)
     terms = {
         "camera": camera_loss(poses, batch["cameras"]),
-        "depth": confident_loss(depth[..., 0] - one["depth"], depth_confidence, seen),
-        "points": confident_loss(
-            jnp.linalg.norm(points - one["points"] + 1e-6, axis=-1), points_confidence, seen
-        ),
+        "depth": confident_loss(depth[:, 0, ..., 0] - true_depth, depth_confidence[:, 0], seen),
+        "points": confident_loss(distance, points_confidence[:, 0], seen),
         "kinds": optax.softmax_cross_entropy(kinds, batch["kinds"]).mean(),
         "colours": optax.softmax_cross_entropy(colours, batch["colours"]).mean(),
     }
@@ -222,13 +238,16 @@ class State(NamedTuple):
 
 def pretrain(flags: argparse.Namespace) -> None:
     """Trains as the flags say and writes the weights folder."""
-    if flags.steps < 1 or flags.batch < 1:
-        raise UserError("--steps and --batch must be at least 1")
+    for name in ("steps", "batch", "rooms", "workers"):
+        if getattr(flags, name) < 1:
+            raise UserError(f"--{name} must be at least 1")
     if (flags.output / "params").exists():
         raise UserError(f"--output {flags.output} already holds weights; choose another folder")
     abstract = nnx.eval_shape(lambda: Student(rngs=nnx.Rngs(0)))
     params = jax.jit(lambda: pure(Student(rngs=nnx.Rngs(flags.seed))))()
-    rate = optax.warmup_cosine_decay_schedule(0, flags.learning_rate, 200, flags.steps, 0)
+    rate = optax.warmup_cosine_decay_schedule(
+        0, flags.learning_rate, min(200, flags.steps // 10), flags.steps, 0
+    )
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=0.01)
     )
@@ -259,7 +278,7 @@ def pretrain(flags: argparse.Namespace) -> None:
     }
     meta = {
         "source": "python -m jaxvlm.rooms.pretrain",
-        "flags": {k: v for k, v in vars(flags).items() if k in ("steps", "batch", "seed")},
+        "flags": {k: v for k, v in vars(flags).items() if k != "output"},
         "model": dataclasses.asdict(dataclasses.replace(CONFIG, heads=("camera", "depth"))),
         "held_out": held_out,
     }
@@ -268,25 +287,24 @@ def pretrain(flags: argparse.Namespace) -> None:
 
 
 def _run(flags: argparse.Namespace, state: State, step) -> State:
-    """All updates; the curve goes to `<output>/curve.jsonl`."""
-    absl_flags.FLAGS.mark_as_parsed()
-    dataset = grain.MapDataset.source(RoomViews(flags.seed, 0, flags.steps * flags.batch))
-    stream = dataset.batch(flags.batch).to_iter_dataset(
-        grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    """All updates, in a new order each time through the rooms; the curve goes to a file."""
+    rooms = render_rooms(flags.seed, 0, flags.rooms, flags.workers)
+    rng = np.random.default_rng(flags.seed)
+    order = np.concatenate(
+        [rng.permutation(flags.rooms) for _ in range(-(-flags.steps * flags.batch // flags.rooms))]
     )
-    if flags.workers:
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=flags.workers))
     start = time.perf_counter()
-    with (flags.output / "curve.jsonl").open("w") as file, progress(
-        "pretraining", flags.steps
-    ) as advance:
-        for index, batch in enumerate(stream):
+    curve = (flags.output / "curve.jsonl").open("w", encoding="utf-8")
+    with curve, progress("pretraining", flags.steps) as advance:
+        for index in range(flags.steps):
+            chosen = order[index * flags.batch : (index + 1) * flags.batch]
+            batch = {name: value[chosen] for name, value in rooms.items()}
             state, terms = step(state, batch, jnp.int32(index))
             advance()
             if (index + 1) % 50 == 0 or index + 1 == flags.steps:
                 values = {name: round(float(value), 4) for name, value in terms.items()}
-                file.write(json.dumps({"step": index + 1, **values}) + "\n")
-                file.flush()
+                curve.write(json.dumps({"step": index + 1, **values}) + "\n")
+                curve.flush()
                 spent = time.perf_counter() - start
                 left = spent / (index + 1) * (flags.steps - index - 1)
                 print(f"Step {index + 1}/{flags.steps} {values} ETA {duration(left)}", flush=True)
@@ -294,12 +312,8 @@ def _run(flags: argparse.Namespace, state: State, step) -> State:
 
 
 def evaluate(abstract: Student, params: dict, flags: argparse.Namespace) -> dict[str, float]:
-    """Errors on 64 rooms that were not trained on (the same loss's terms, all views)."""
-    rooms = RoomViews(flags.seed, flags.steps * flags.batch, 64)
-    batch = {
-        k: np.stack([room[k] for room in map(rooms.__getitem__, range(len(rooms)))])
-        for k in rooms[0]
-    }
+    """Errors on 128 rooms that were not trained on, all views."""
+    batch = render_rooms(flags.seed, flags.rooms, 128, flags.workers)
 
     @jax.jit
     def measure(params, batch):
@@ -332,5 +346,6 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--batch", type=int, default=16, help="rooms a step")
     flags.add_argument("--learning_rate", type=float, default=1.5e-3)
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--workers", type=int, default=1, help="processes that render; 0: a thread")
+    flags.add_argument("--rooms", type=int, default=8000, help="different rooms")
+    flags.add_argument("--workers", type=int, default=2, help="processes that render")
     return flags

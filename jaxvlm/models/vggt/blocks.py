@@ -56,10 +56,11 @@ def run(blocks: nnx.Module, x: Float[Array, "B T C"], *, mask=None, remat: bool 
 
 
 def axial_rotation(positions: np.ndarray, head_dim: int, base: float) -> Rotation:
-    """Cosines and sines of the 2-D rotary embedding: the first half of H turns by y, the second
-    by x, each half with frequencies base^(-2i/D), i < D/2, twice over (rotate-half layout).
+    """Cosines and sines of the 2-D rotary embedding.
 
-    The angles stay float32 in a bfloat16 model: at 37 rows bfloat16 angles are off by 0.1 rad.
+    The first half of H turns by y, the second by x, each with the frequencies base^(-2i/D),
+    i < D/2, twice over (rotate-half layout). The angles are float32 in a bfloat16 model too:
+    rounded to bfloat16 those of the 37th row would be off by up to 0.1 rad.
 
     Args:
       positions: int [T, 2], y and x of every token.
@@ -116,6 +117,7 @@ class Mlp(nnx.Module):
         self.fc2 = nnx.Linear(hidden, out, kernel_init=kernel_init, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*axes C"]) -> Float[Array, "*axes O"]:
+        """Transforms the last axis."""
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
 
 
@@ -148,6 +150,7 @@ class Block(nnx.Module):
         rotation: Rotation | None = None,
         mask: Mask | None = None,
     ) -> Float[Array, "B T C"]:
+        """Attends among the T tokens, then transforms each by itself."""
         x = batch_sharded(x)
         x = x + self.ls1[...] * self.attn(self.norm1(x), rotation, mask)
         return x + self.ls2[...] * self.mlp(self.norm2(x))
@@ -180,6 +183,7 @@ class Spread(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width))
 
     def __call__(self, x: Float[Array, "B Y X C"]) -> Float[Array, "B Y*K X*K C"]:
+        """Makes K*K pixels of each."""
         batch, rows, columns, width = x.shape
         factor = self.kernel.shape[0]
         x = jnp.einsum("byxc,uvco->byuxvo", x, self.kernel[...])

@@ -87,6 +87,7 @@ class ResidualUnit(nnx.Module):
         self.conv2 = conv(features, features, 3, rngs=rngs)
 
     def __call__(self, x: Float[Array, "F Y X D"]) -> Float[Array, "F Y X D"]:
+        """Keeps the shape."""
         x = jax.nn.relu(x)
         return self.conv2(jax.nn.relu(self.conv1(x))) + x
 
@@ -102,6 +103,7 @@ class Fusion(nnx.Module):
     def __call__(
         self, x: Float[Array, "F Y X D"], finer: Float[Array, "F Y X D"] | None, size
     ) -> Float[Array, "F Y2 X2 D"]:
+        """Fuses `x` with `finer` (of the same shape) and resizes to `size`, rows and columns."""
         if finer is not None:
             x = x + self.unit1(finer)
         return self.out_conv(upsample(self.unit2(x), *size))

@@ -1,5 +1,4 @@
-"""Patch embeddings: a ViT with register tokens (DINOv2, arXiv:2304.07193, 2309.16588), or a
-convolution.
+"""Patch embeddings: a ViT with registers (arXiv:2304.07193, 2309.16588), or a convolution.
 
 Axes: B images (batch times views), H W pixels, S patches (row-major), T tokens, C width,
 M side of the learnt grid of positions, L layers.
