@@ -1,8 +1,8 @@
 """The demo: a small model learns to answer questions about procedural rooms, on two CPU cores.
 
-    python -m jaxvlm.rooms --output runs/demo/rooms
-    python -m jaxvlm.train --config configs/demo.py --workdir runs/demo
-    python -m jaxvlm.evaluate --checkpoint runs/demo --split test
+python -m jaxvlm.rooms --output runs/demo/rooms
+python -m jaxvlm.train --config configs/demo.py --workdir runs/demo
+python -m jaxvlm.evaluate --checkpoint runs/demo --split test
 """
 
 from jaxvlm.config import default
@@ -48,7 +48,7 @@ def get_config(argument: str = ""):
     data.image_size = 112
     data.num_views = 3
     data.view_dropout = 0.0
-    data.row_length = 512
+    data.row_length = 640
     data.row_sets = 1
     data.row_labels = 40
     data.questions_per_set = 12

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from jaxvlm import entry
-from jaxvlm.config import load
+from jaxvlm.config import load, to_json
 from jaxvlm.config_checks import check
 
 
@@ -16,7 +16,7 @@ def main(flags: argparse.Namespace) -> None:
     config = load(flags.config, flags.overrides)
     check(config)
     if flags.print_config:
-        print(config)
+        print(to_json(config), end="")
         return
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.training.loop import train

@@ -113,7 +113,7 @@ def parse_record(entry: object, origin: str) -> Record:
     answer, answers = _answers(entry, action, origin)
     up = entry.get("up", "z")
     if up not in ("z", "y"):
-        raise UserError(f"{origin}: 'up' must be \"z\" or \"y\", found {up!r}")
+        raise UserError(f'{origin}: \'up\' must be "z" or "y", found {up!r}')
     return Record(
         images=tuple(images),
         question=question.strip(),

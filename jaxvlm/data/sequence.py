@@ -1,8 +1,8 @@
-"""The one sequence layout: training, evaluation and asking all build their tokens here.
+r"""The one sequence layout: training, evaluation and asking all build their tokens here.
 
-    plain   {situation }{question}\\n <visual> \\n{answer}<|im_end|>
-    chat    <|im_start|>user\\n{situation }{question}\\n <visual> <|im_end|>\\n
-            <|im_start|>assistant\\n{answer}<|im_end|>
+    plain   {situation }{question}\n <visual> \n{answer}<|im_end|>
+    chat    <|im_start|>user\n{situation }{question}\n <visual> <|im_end|>\n
+            <|im_start|>assistant\n{answer}<|im_end|>
 
 `<visual>` stands for the geometry tokens and latents of the sample's image set.
 """
@@ -81,7 +81,7 @@ def tokenize(
     for index, (record, question, answer) in enumerate(
         zip(records, questions, answers, strict=True)
     ):
-        answer = answer + [tokenizer.end_id] if record.answer else []
+        answer = [*answer, tokenizer.end_id] if record.answer else []
         room = max_length - max_visual - len(head) - len(after) - max(len(answer) - 1, 0)
         if room <= len(newline):
             raise UserError(

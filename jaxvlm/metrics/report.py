@@ -13,11 +13,13 @@ from jaxvlm.metrics.summary import COLUMNS, Prediction, rows
 _ROOMS = 24
 _SIDE = 224
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}
+body{font:16px/1.5 system-ui,sans-serif;color:#222}
+body{margin:2rem auto;max-width:72rem;padding:0 1rem}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd}
 td:not(:first-child){text-align:right}tr:last-child td{font-weight:600}
 .room{border-top:2px solid #ccc;padding:1rem 0}.room img{margin-right:.4rem;border-radius:4px}
-.qa td{text-align:left!important;font-weight:400!important}.right{color:#176b2c}.wrong{color:#a51d1d}
+.qa td{text-align:left!important;font-weight:400!important}
+.right{color:#176b2c}.wrong{color:#a51d1d}
 .bar{background:#3b6fb6;height:.8rem;display:inline-block;border-radius:2px}
 .note{color:#555}
 """
@@ -45,8 +47,9 @@ def page(title: str, summary: dict, scored: Sequence[Prediction]) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style><h1>{escape(title)}</h1>{_table(summary)}"
         f'<ul class="note">{note}</ul><h2>Exact match by kind</h2>{_bars(summary)}'
-        f"<h2>Rooms, questions and answers</h2><p class=note>{len(rooms)} of {len(by_room)} image "
-        f"sets, evenly spaced through the split.</p>{''.join(_room(*room) for room in rooms)}</html>"
+        f"<h2>Rooms, questions and answers</h2><p class=note>{len(rooms)} of {len(by_room)} "
+        "image sets, evenly spaced through the split.</p>"
+        f"{''.join(_room(*room) for room in rooms)}</html>"
     )
 
 

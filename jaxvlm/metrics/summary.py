@@ -74,7 +74,9 @@ def summarize(
             "question_only": by_guess.get(kind),
         }
     total = sum(k["count"] for k in kinds.values())
-    guessed = sum(k["question_only"] * k["count"] for k in kinds.values()) / total if guess else None
+    guessed = (
+        sum(k["question_only"] * k["count"] for k in kinds.values()) / total if guess else None
+    )
     return {
         "count": total,
         "exact_match": _mean([p["exact_match"] for p in scored]),
@@ -88,16 +90,13 @@ def summarize(
 
 
 def rows(summary: dict) -> list[tuple[object, ...]]:
-    """Table rows `(kind, count, exact, partial, other images, question only)`, the total last."""
-    table = [
-        (kind, k["count"], *map(_percent, (k["exact_match"], k["partial_match"],
-                                           k["other_images"], k["question_only"])))  # fmt: skip
-        for kind, k in summary["kinds"].items()
+    """Table rows in the order of `COLUMNS`, the total last."""
+    every = {"all": {**summary, **summary["controls"]}}
+    names = ("exact_match", "partial_match", "other_images", "question_only")
+    return [
+        (kind, figures["count"], *(_percent(figures[name]) for name in names))
+        for kind, figures in {**summary["kinds"], **every}.items()
     ]
-    controls = summary["controls"]
-    figures = (summary["exact_match"], summary["partial_match"],
-               controls["other_images"], controls["question_only"])  # fmt: skip
-    return [*table, ("all", summary["count"], *map(_percent, figures))]
 
 
 COLUMNS = ("kind", "questions", "exact match", "partial match", "other room's images",

@@ -196,7 +196,13 @@ def visible(
 
 
 def _linear(in_dim: int, out_dim: int, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(in_dim, out_dim, use_bias=False, kernel_init=nnx.initializers.normal(in_dim**-0.5), rngs=rngs)
+    return nnx.Linear(
+        in_dim,
+        out_dim,
+        use_bias=False,
+        kernel_init=nnx.initializers.normal(in_dim**-0.5),
+        rngs=rngs,
+    )
 
 
 def _rms_norm(dim: int, config: Qwen3Config, rngs: nnx.Rngs) -> nnx.RMSNorm:

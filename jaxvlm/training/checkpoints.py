@@ -76,9 +76,7 @@ class Checkpoints:
         )
         optimizer = [restored.optimizer[str(i)] for i in range(len(leaves))]
         count = jax.device_put(jax.numpy.int32(step), like.step.sharding)
-        return TrainState(
-            count, flatten(restored.params), jax.tree.unflatten(structure, optimizer)
-        )
+        return TrainState(count, flatten(restored.params), jax.tree.unflatten(structure, optimizer))
 
     def close(self) -> None:
         """Waits for the writer."""

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a start table, a progress bar with lines, TensorBoard, JSON lines."""
+"""What a person sees of a run: a table, a progress bar with lines, TensorBoard, JSON lines."""
 
 import contextlib
 import json

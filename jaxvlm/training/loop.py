@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -17,6 +16,7 @@ from jaxvlm.training.console import MetricLog, console, duration, print_table, p
 from jaxvlm.training.mesh import batch_sharding, make_mesh
 from jaxvlm.training.optimizer import make_optimizer, schedule
 from jaxvlm.training.parameters import FROZEN, Group, assign_groups, summary
+from jaxvlm.training.setup import all_parameters, compute_dtype
 from jaxvlm.training.state import (
     Params,
     TrainState,
@@ -25,7 +25,6 @@ from jaxvlm.training.state import (
     new_state,
 )
 from jaxvlm.training.step import make_steps, zero_sums
-from jaxvlm.training.setup import all_parameters, compute_dtype
 
 
 @dataclasses.dataclass

@@ -33,7 +33,8 @@ def assign_groups(
     """The group of every parameter path; the first matching rule wins.
 
     Raises:
-      UserError: a bad rule, an unknown group, a path that no rule matches, or no trainable parameter at all.
+      UserError: a bad rule, an unknown group, a path that no rule matches, or no trainable
+        parameter at all.
     """
     compiled = [_compile(rule, learning_rates) for rule in rules]
     groups: dict[str, Group] = {}

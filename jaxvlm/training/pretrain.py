@@ -131,9 +131,7 @@ def camera_encodings(
       width: of the images in pixels.
     """
     extrinsics = np.linalg.inv(to_first)
-    fields = 2 * np.arctan(
-        np.stack([height / (2 * k[:, 1, 1]), width / (2 * k[:, 0, 0])], axis=1)
-    )
+    fields = 2 * np.arctan(np.stack([height / (2 * k[:, 1, 1]), width / (2 * k[:, 0, 0])], axis=1))
     quaternions = np.stack([quaternion(r) for r in extrinsics[:, :3, :3]])
     return np.concatenate([extrinsics[:, :3, 3], quaternions, fields], 1).astype(np.float32)
 
@@ -198,9 +196,7 @@ def loss(student: Student, batch: dict[str, Array], dense_view: Array):
     depth, depth_confidence = vggt.depth_head(shown, images.shape[2:4])
     points, points_confidence = vggt.point_head(shown, images.shape[2:4])
     true_depth = chosen(batch["depth"])[:, 0].astype(jnp.float32)
-    true_points = points_seen(
-        true_depth, chosen(batch["k"])[:, 0], chosen(batch["to_first"])[:, 0]
-    )
+    true_points = points_seen(true_depth, chosen(batch["k"])[:, 0], chosen(batch["to_first"])[:, 0])
     seen = true_depth > 0
     labels = student.probe(tokens[-1][:, :, CONFIG.special_tokens :])
     kinds, colours = jnp.split(labels, [len(KIND_LABELS)], axis=-1)

@@ -63,9 +63,7 @@ def initial_parameters(
     def init() -> Params:
         leaves = flatten(pure(VLM(config, rngs=nnx.Rngs(seed))))
         return {
-            path: leaves[path].astype(
-                frozen_dtype if groups[path].name == FROZEN else jnp.float32
-            )
+            path: leaves[path].astype(frozen_dtype if groups[path].name == FROZEN else jnp.float32)
             for path in shapes
         }
 

@@ -1,7 +1,7 @@
 """Imported weights: an Orbax folder of a pure parameter dict beside a `meta.json`.
 
-    <folder>/meta.json        {"format": 1, "source": …, "model": sizes}
-    <folder>/params/          Orbax tree, paths as in the model, e.g. aggregator/camera_token
+<folder>/meta.json        {"format": 1, "source": …, "model": sizes}
+<folder>/params/          Orbax tree, paths as in the model, e.g. aggregator/camera_token
 """
 
 import json

@@ -1,0 +1,64 @@
+"""Fixtures of a toy experiment, made once a session."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxvlm.data.pipeline import Rows, training_rows
+from jaxvlm.models.vlm import VLMConfig, vlm_config
+from jaxvlm.training.mesh import make_mesh
+from jaxvlm.training.parameters import FROZEN, Group, assign_groups
+from jaxvlm.training.setup import all_parameters
+from jaxvlm.training.state import abstract_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """The toy experiment on the devices, before its first update."""
+
+    config: object
+    model: VLMConfig
+    mesh: jax.sharding.Mesh
+    groups: dict[str, Group]
+    trained: dict[str, jax.Array]
+    frozen: dict[str, jax.Array]
+    rows: Rows
+
+    def batch(self, first: int = 0, count: int = 2) -> dict[str, np.ndarray]:
+        """Rows `first` to `first + count - 1`, stacked."""
+        rows = [self.rows[i] for i in range(first, first + count)]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def make_toy(config) -> Toy:
+    """Everything a run makes before its first update."""
+    model = vlm_config(config.model)
+    shapes = abstract_parameters(model)
+    groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    params = all_parameters(config, model, groups, mesh)
+    frozen = {path for path in params if groups[path].name == FROZEN}
+    return Toy(
+        config,
+        model,
+        mesh,
+        groups,
+        {path: leaf for path, leaf in params.items() if path not in frozen},
+        {path: params[path] for path in frozen},
+        training_rows(config, 64),
+    )
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory):
+    """The toy's record file, beside its images."""
+    return tiny.write_records(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def toy(records) -> Toy:
+    """The toy experiment in float32."""
+    return make_toy(tiny.config_for(records))
