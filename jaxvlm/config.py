@@ -170,7 +170,14 @@ def _from_json(path: str) -> ConfigDict:
         stored = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from None
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(stored).__name__}")
     for name, value in _leaves(stored):
+        group = name.removeprefix("optimizer.learning_rate.")
+        if group != name and group not in config.optimizer.learning_rate:
+            # A configuration file may add parameter groups; nothing else grows.
+            with config.optimizer.learning_rate.unlocked() as rates:
+                rates[group] = 0.0
         _assign(config, name, _tuples(value))
     return config
 
@@ -194,12 +201,15 @@ def _from_python(path: str, argument: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return module.get_config(argument)
+        config = module.get_config(argument)
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:
         message = " ".join(str(error).strip("\"'").replace("\\n", " ").split())
         raise UserError(f"{path}: {type(error).__name__}: {message}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config must return a configuration, found {config!r}")
+    return config
 
 
 def _override(config: ConfigDict, override: str) -> None:

@@ -4,6 +4,8 @@ from jaxvlm.errors import UserError
 
 # Fields that must be at least this.
 _AT_LEAST = {
+    "seed": 0,
+    "model.vision.patch_size": 1,
     "text.max_length": 8,
     "data.image_size": 14,
     "data.num_views": 1,

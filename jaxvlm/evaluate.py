@@ -19,12 +19,19 @@ def main(flags: argparse.Namespace) -> None:
     from jaxvlm.generation.restore import find_checkpoint, restore_answerer
     from jaxvlm.metrics.answers import QuestionOnlyGuess
     from jaxvlm.metrics.report import page
-    from jaxvlm.metrics.summary import COLUMNS, predictions, rows, summarize
-    from jaxvlm.training.console import print_table, progress
+    from jaxvlm.metrics.summary import predictions, summarize
+    from jaxvlm.training.console import progress
 
     if flags.limit is not None and flags.limit < 1:
         raise UserError(f"--limit {flags.limit}: expected at least 1")
     folder = find_checkpoint(flags.checkpoint)
+    output = flags.output or folder.parent.parent / "evaluation" / flags.split
+    title = f"{folder.parent.parent.name}: {flags.split} split"
+    done = _standing(output, _identity(flags, folder))
+    if done is not None:
+        print(f"{output}: up to date")
+        _show(title, done, output)
+        return
     answerer = restore_answerer(folder, flags.overrides)
     data = answerer.config.data
     specs = [{"path": path} for path in flags.data] if flags.data else data[flags.split]
@@ -35,7 +42,6 @@ def main(flags: argparse.Namespace) -> None:
     for record in records:
         if not record.answers:
             raise UserError(f"{record.origin}: no answer to score against")
-    output = flags.output or folder.parent.parent / "evaluation" / flags.split
     _make(output)
     shown = other_images(records, answerer.config.seed) if flags.controls else None
     with progress("answering", len(records) * (2 if shown else 1)) as advance:
@@ -56,12 +62,40 @@ def main(flags: argparse.Namespace) -> None:
         **summarize(scored, other, guess),
         "split": flags.split,
         "files": [source.path for source in sources],
-        "checkpoint": str(folder),
+        **_identity(flags, folder),
     }
     (output / "predictions.jsonl").write_text("".join(json.dumps(p) + "\n" for p in scored))
-    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    title = f"{folder.parent.parent.name}: {flags.split} split"
     (output / "report.html").write_text(page(title, summary, scored), encoding="utf-8")
+    # Last: where it stands, everything stands.
+    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    _show(title, summary, output)
+
+
+def _identity(flags: argparse.Namespace, folder: Path) -> dict:
+    """What a summary was made from; the same again need not be answered again."""
+    return {
+        "checkpoint": str(folder),
+        "written": (folder / "params").stat().st_mtime_ns,
+        "data": flags.data,
+        "limit": flags.limit,
+        "overrides": flags.overrides,
+        "with_controls": flags.controls,
+    }
+
+
+def _standing(output: Path, identity: dict) -> dict | None:
+    """The summary that stands in `output` if it was made from the same things."""
+    try:
+        summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return summary if all(summary.get(k) == v for k, v in identity.items()) else None
+
+
+def _show(title: str, summary: dict, output: Path) -> None:
+    from jaxvlm.metrics.summary import COLUMNS, rows
+    from jaxvlm.training.console import print_table
+
     print_table(title, COLUMNS, rows(summary))
     print(f"page: {output / 'report.html'}")
 

@@ -9,6 +9,7 @@ import tiny
 
 from jaxvlm.data.pipeline import Rows, training_rows
 from jaxvlm.models.vlm import VLMConfig, vlm_config
+from jaxvlm.training.loop import train
 from jaxvlm.training.mesh import make_mesh
 from jaxvlm.training.parameters import FROZEN, Group, assign_groups
 from jaxvlm.training.setup import all_parameters
@@ -62,3 +63,18 @@ def records(tmp_path_factory):
 def toy(records) -> Toy:
     """The toy experiment in float32."""
     return make_toy(tiny.config_for(records))
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory):
+    """A record file of six questions that only the images answer."""
+    return tiny.colour_records(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="session")
+def finished_run(colours, tmp_path_factory):
+    """The workdir of a run that has learnt the six colour questions by heart."""
+    workdir = tmp_path_factory.mktemp("runs") / "colours"
+    changes = {"train__max_steps": 150, "train__save_every": 75, "train__log_every": 25}
+    train(tiny.config_for(colours, **changes), workdir)
+    return workdir

@@ -159,3 +159,11 @@ def arguments(records: Path, workdir: Path, *overrides: str) -> list[str]:
     flags = ["--config", __file__, "--workdir", str(workdir)]
     splits = [f"--config.data.{split}={records}" for split in ("train", "val", "test")]
     return [*flags, *splits, *(f"--config.{override}" for override in overrides)]
+
+
+def colour_records(folder: Path) -> Path:
+    """`write_records`, and a file with the six colour questions alone."""
+    lines = write_records(folder).read_text().splitlines(keepends=True)
+    path = folder / "colours.jsonl"
+    path.write_text("".join(line for line in lines if '"kind": "colour"' in line))
+    return path

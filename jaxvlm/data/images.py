@@ -29,7 +29,7 @@ def load_image(path: str, size: int) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             image = image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"the image {path!r} cannot be read: {error}") from None
     width, height = image.size
     resized = resized_size(width, height, size)

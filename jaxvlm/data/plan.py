@@ -96,6 +96,13 @@ class Plan:
             raise UserError(
                 f"data.row_labels={capacity.labels} is less than the longest answer ({most} tokens)"
             )
+        most_visual = visual_tokens(num_views)
+        longest = max(s.length(most_visual) for s in samples)
+        if longest > capacity.tokens:
+            raise UserError(
+                f"data.row_length={capacity.tokens} is less than the longest sample "
+                f"({longest} tokens)"
+            )
 
     def row(self, index: int) -> list[Group]:
         """The groups of row `index` (from 0, without end)."""

@@ -119,17 +119,31 @@ def parse_record(entry: object, origin: str) -> Record:
         question=question.strip(),
         answer=answer,
         answers=answers,
-        situation=str(entry.get("situation") or "").strip(),
+        situation=_text(entry, "situation", origin).strip(),
         action=action,
         geometry=_geometry(entry.get("geom_token"), len(images), origin),
         image_size=_image_size(entry.get("image_size"), origin),
         up=up,
-        task=str(entry.get("task", "")),
-        kind=str(entry.get("kind", entry.get("task", ""))),
-        scene_id=str(entry.get("scene_id", "") or ""),
-        question_id=str(entry.get("question_id", "")),
+        task=_text(entry, "task", origin),
+        kind=_text(entry, "kind", origin) or _text(entry, "task", origin),
+        # The original's ARKit records name their scene in the action alone.
+        scene_id=_name(entry.get("scene_id") or (action or {}).get("scene")),
+        question_id=_name(entry.get("question_id")),
         origin=origin,
     )
+
+
+def _text(entry: dict, field: str, origin: str) -> str:
+    """An optional text; empty where it is absent or null."""
+    value = entry.get(field)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{origin}: {field!r} must be a text, found {type(value).__name__}")
+    return value or ""
+
+
+def _name(value: object) -> str:
+    """An optional text or number as text."""
+    return "" if value is None else str(value)
 
 
 def _answers(entry: dict, action: dict | None, origin: str) -> tuple[str, tuple[str, ...]]:

@@ -76,7 +76,7 @@ def tokenize(
         head, after = start + user, end + newline + start + assistant
     questions = tokenizer.encode([_question(record) + "\n" for record in records])
     answers = tokenizer.encode([record.answer for record in records])
-    set_ids: dict[tuple[str, ...], int] = {}
+    set_ids: dict[tuple, int] = {}
     samples, shortened = [], 0
     for index, (record, question, answer) in enumerate(
         zip(records, questions, answers, strict=True)
@@ -91,10 +91,17 @@ def tokenize(
         if len(question) > room:
             question = question[: room - len(newline)] + newline
             shortened += 1
-        set_id = set_ids.setdefault(record.images, len(set_ids))
+        set_id = set_ids.setdefault(_set_key(record), len(set_ids))
         before, tail, labels = (np.asarray(x, np.int32) for x in (head + question, after, answer))
         samples.append(Sample(before, tail, labels, index, set_id))
     return samples, shortened
+
+
+def _set_key(record: Record) -> tuple:
+    """What questions of one image set share: images, and geometry measured and read alike."""
+    parts = sorted((record.geometry or {}).items())
+    geometry = tuple((name, value.tobytes()) for name, value in parts)
+    return record.images, geometry, record.image_size, record.up
 
 
 def _question(record: Record) -> str:

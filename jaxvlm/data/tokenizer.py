@@ -33,7 +33,7 @@ class Tokenizer:
         source = str(BUILT_IN.get(name, name))
         try:
             self._fast = PreTrainedTokenizerFast.from_pretrained(source)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # The library raises every kind for a broken file.
             first = str(error).split("\n")[0]
             raise UserError(
                 f"text.tokenizer={name!r} cannot be loaded ({first}); give a folder with "

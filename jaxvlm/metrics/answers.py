@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> bool:
-    """Equal to a reference but for case and surrounding space."""
-    return _plain(prediction) in {_plain(r) for r in references}
+    """Equal to a reference but for case and surrounding space; an empty prediction is wrong."""
+    text = _plain(prediction)
+    return bool(text) and text in {_plain(r) for r in references}
 
 
 def partial_match(prediction: str, references: Sequence[str]) -> bool:
@@ -27,8 +28,8 @@ class QuestionOnlyGuess:
         by_question: dict[str, Counter] = defaultdict(Counter)
         by_kind: dict[str, Counter] = defaultdict(Counter)
         for question, kind, answer in examples:
-            by_question[_plain(question)][answer] += 1
-            by_kind[kind][answer] += 1
+            by_question[_plain(question)][_plain(answer)] += 1
+            by_kind[kind][_plain(answer)] += 1
         self._by_question = {q: _majority(c) for q, c in by_question.items()}
         self._by_kind = {k: _majority(c) for k, c in by_kind.items()}
 

@@ -18,9 +18,12 @@ from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training.state import Params, TrainState
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
-# Fields of the configuration that may differ between the runs of one workdir.
+# Fields of the configuration that may differ between the runs of one workdir. Rows may be spread
+# over devices and micro-batches in another way, as long as an update has as many.
 _FREE = ("data.num_workers", "train.log_every", "train.save_every", "train.keep", "mesh.data",
-         "mesh.fsdp", "data.val", "data.test", "data.image_roots")  # fmt: skip
+         "mesh.fsdp", "data.val", "data.test", "data.image_roots", "evaluation.max_new_tokens",
+         "evaluation.batch_sets", "evaluation.batch_questions", "train.rows_per_device",
+         "train.accumulation")  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -103,10 +106,11 @@ def read_meta(folder: Path) -> dict:
 
 
 def check_same_run(stored: Mapping, current: Mapping, workdir: Path) -> None:
-    """Compares the configuration of a checkpoint with the one a run is started with.
+    """Compares the meta of a checkpoint with that of the same update in a run that is started.
 
     Raises:
-      UserError: a field that changes results differs, or the frozen weights do.
+      UserError: a field that changes results differs, or the rows of an update, or the frozen
+        weights.
     """
     old, new = (_flat_config(json.loads(json.dumps(m["config"]))) for m in (stored, current))
     for name in sorted(set(old) | set(new)):
@@ -115,6 +119,12 @@ def check_same_run(stored: Mapping, current: Mapping, workdir: Path) -> None:
                 f"{workdir} holds a run with {name}={old.get(name)!r}, now it is "
                 f"{new.get(name)!r}; resume with the same value or choose another --workdir"
             )
+    if stored["position"] != current["position"]:
+        raise UserError(
+            f"{workdir} holds a run that used {stored['position']} rows in {stored['step']} "
+            f"updates, now they would be {current['position']}; choose train.rows_per_device and "
+            "train.accumulation so that their product with the number of devices is as before"
+        )
     if stored["frozen"] != current["frozen"]:
         raise UserError(
             f"the frozen weights differ from those {workdir} was trained with (SHA-256 "

@@ -24,7 +24,7 @@ from jaxvlm.training.state import (
     fingerprint,
     new_state,
 )
-from jaxvlm.training.step import make_steps, zero_sums
+from jaxvlm.training.step import make_steps
 
 
 @dataclasses.dataclass
@@ -37,6 +37,7 @@ class Run:
     rows: Rows
     groups: dict[str, Group]
     frozen: Params
+    frozen_hash: str
     optimizer: optax.GradientTransformation
     workdir: Path
 
@@ -55,7 +56,7 @@ class Run:
         return {
             "position": step * self.rows_per_update,
             "config": self.config.to_dict(),
-            "frozen": fingerprint(self.frozen),
+            "frozen": self.frozen_hash,
             "mesh": dict(self.mesh.shape),
             "processes": jax.process_count(),
         }
@@ -96,7 +97,7 @@ def _prepare(config, workdir: Path, mesh: Mesh) -> tuple[Run, TrainState]:
     optimizer = make_optimizer(
         {p: groups[p] for p in trainable}, config.optimizer, config.train.max_steps
     )
-    run = Run(config, model, mesh, rows, groups, frozen, optimizer, workdir)
+    run = Run(config, model, mesh, rows, groups, frozen, fingerprint(frozen), optimizer, workdir)
     return run, new_state(trainable, optimizer, mesh)
 
 
@@ -119,11 +120,12 @@ def _print_start(run: Run) -> None:
 
 def _resume(run: Run, state: TrainState, checkpoints: Checkpoints) -> TrainState:
     step = checkpoints.latest()
+    if step is not None:
+        check_same_run(checkpoints.meta(step), run.meta(step), run.workdir)
+    # Also when resuming: fields that do not change results may have.
+    (run.workdir / "config.json").write_text(to_json(run.config), encoding="utf-8")
     if step is None:
-        (run.workdir / "config.json").write_text(to_json(run.config), encoding="utf-8")
         return state
-    stored = checkpoints.meta(step)
-    check_same_run(stored, run.meta(step), run.workdir)
     console().print(f"resuming {run.workdir} after update {step}")
     return checkpoints.restore(step, state)
 
@@ -135,10 +137,10 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     if first >= last:
         console().print(f"all {last} updates stand in {run.workdir}; nothing to do")
         return
-    accumulate, update = make_steps(
-        run.model, run.optimizer, compute_dtype(config), config.train.remat
+    steps = make_steps(
+        run.model, run.optimizer, compute_dtype(config), config.train.remat, state
     )
-    sums = jax.jit(zero_sums)(state.params)
+    sums = steps.start(state.params)
     stream = batches(
         run.rows,
         run.rows_per_batch,
@@ -160,8 +162,8 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
                     k: jax.make_array_from_process_local_data(placed, v) for k, v in local.items()
                 }
                 key = jax.random.fold_in(base_key, step * config.train.accumulation + micro)
-                sums = accumulate(state.params, run.frozen, sums, batch, key)
-            state, metrics, sums = update(state, sums)
+                sums = steps.accumulate(state.params, run.frozen, sums, batch, key)
+            state, metrics, sums = steps.update(state, sums)
             advance()
             done = step + 1
             if done % config.train.log_every == 0 or done == last:

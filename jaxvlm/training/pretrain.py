@@ -55,7 +55,7 @@ SHIPPED = ("aggregator", "camera_head", "depth_head")
 # Weight of log-confidence in the dense losses.
 ALPHA = 0.2
 # The dense heads are the slow part; they see one view of every so many rooms.
-DENSE_EVERY = 8
+DENSE_EVERY = 16
 # Weights of the terms of the loss.
 WEIGHTS = {"camera": 1.0, "depth": 0.3, "points": 0.3, "kinds": 10.0, "colours": 10.0}
 
@@ -264,8 +264,6 @@ def pretrain(flags: argparse.Namespace) -> None:
     state = State(params, jax.tree.map(jnp.copy, params), optimizer.init(params))
     flags.output.mkdir(parents=True, exist_ok=True)
     state = _run(flags, state, step)
-    held_out = evaluate(abstract, state.average, flags)
-    print("held out:", json.dumps(held_out))
     vggt = flatten(state.average["vggt"])
     shipped = {
         path: value.astype(jnp.bfloat16)
@@ -274,11 +272,13 @@ def pretrain(flags: argparse.Namespace) -> None:
     }
     meta = {
         "source": "python -m jaxvlm.rooms.pretrain",
-        "flags": {k: v for k, v in vars(flags).items() if k != "output"},
+        "flags": {k: v for k, v in vars(flags).items() if k not in ("output", "overrides")},
         "model": dataclasses.asdict(dataclasses.replace(CONFIG, heads=("camera", "depth"))),
-        "held_out": held_out,
     }
     save_weights(flags.output, shipped, meta)
+    held_out = evaluate(abstract, state.average, flags)
+    (flags.output / "held_out.json").write_text(json.dumps(held_out, indent=2) + "\n")
+    print("held out:", json.dumps(held_out))
     print(f"wrote {flags.output}")
 
 

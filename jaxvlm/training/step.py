@@ -36,8 +36,21 @@ class Sums(NamedTuple):
     labels: Float[Array, ""]
 
 
-def zero_sums(params: Params) -> Sums:
-    """Sums of nothing, split like the parameters."""
+class Steps(NamedTuple):
+    """The compiled functions of a run; each gives up (donates) the state and sums it replaces.
+
+    Attributes:
+      start: `(params) -> sums` of nothing.
+      accumulate: `(params, frozen, sums, batch, key) -> sums` with one micro-batch more.
+      update: `(state, sums) -> (state, metrics, sums of nothing)`.
+    """
+
+    start: Callable
+    accumulate: Callable
+    update: Callable
+
+
+def _zero_sums(params: Params) -> Sums:
     zero = jnp.zeros([], jnp.float32)
     return Sums(jax.tree.map(jnp.zeros_like, params), zero, zero, zero)
 
@@ -69,19 +82,19 @@ def make_steps(
     optimizer: optax.GradientTransformation,
     dtype: jnp.dtype,
     remat: str,
-) -> tuple[Callable, Callable]:
-    """The two compiled functions of a run.
+    state: TrainState,
+) -> Steps:
+    """Compiles the steps of a run.
 
     Args:
       config: sizes.
       optimizer: over the trainable parameters.
       dtype: of the computation; gradients are taken with respect to the parameters in it.
       remat: what the backward pass recomputes.
-
-    Returns:
-      `accumulate(params, frozen, sums, batch, key) -> sums` and `update(state, sums) -> (state,
-      metrics, zero sums)`; both give up (donate) what they replace.
+      state: where it lies, the new state will lie, and gradients like their parameters.
     """
+    placed = jax.tree.map(lambda leaf: leaf.sharding, state)
+    sums_placed = Sums(placed.params, placed.step, placed.step, placed.step)
     abstract = abstract_vlm(config)
 
     def accumulate(params: Params, frozen: Params, sums: Sums, batch: Batch, key) -> Sums:
@@ -106,9 +119,15 @@ def make_steps(
             "gradient_norm": optax.tree.norm(gradients),
             "label_tokens": sums.labels,
         }
-        return TrainState(state.step + 1, params, optimizer_state), metrics, zero_sums(params)
+        return TrainState(state.step + 1, params, optimizer_state), metrics, _zero_sums(params)
 
-    return (
-        jax.jit(accumulate, donate_argnames="sums"),
-        jax.jit(update, donate_argnames=("state", "sums")),
+    # Without `out_shardings` the sums, which start from constants, would lie whole on every device.
+    return Steps(
+        jax.jit(_zero_sums, out_shardings=sums_placed),
+        jax.jit(accumulate, donate_argnames="sums", out_shardings=sums_placed),
+        jax.jit(
+            update,
+            donate_argnames=("state", "sums"),
+            out_shardings=(placed, placed.step, sums_placed),
+        ),
     )

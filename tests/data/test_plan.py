@@ -1,0 +1,182 @@
+"""The plan: which samples stand in which row, the same on every machine and after every stop."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from jaxvlm.data.plan import Capacity, Plan
+from jaxvlm.data.sequence import Sample
+from jaxvlm.data.views import keep_views
+from jaxvlm.errors import UserError
+
+LATENTS = 4
+
+
+def sample(question: int, answer: int, set_id: int, record: int) -> Sample:
+    parts = (np.zeros(n, np.int32) for n in (question, 1, answer))
+    return Sample(*parts, record, set_id)
+
+
+def samples(sizes) -> list[Sample]:
+    return [sample(*size, i) for i, size in enumerate(sizes)]
+
+
+def plan(items, sources=None, *, views=3, keep=None, capacity=None, dropout=0.3, seed=0) -> Plan:
+    return Plan(
+        items,
+        sources or [(1.0, range(len(items)))],
+        [views] * len(items),
+        keep or [False] * len(items),
+        capacity or Capacity(64, 3, 20, 4),
+        lambda shown: shown + LATENTS,
+        num_views=views,
+        view_dropout=dropout,
+        seed=seed,
+    )
+
+
+def epoch_rows(made: Plan, epochs: int) -> list[list]:
+    count = sum(made.rows_in_epoch(epoch) for epoch in range(epochs))
+    return [made.row(index) for index in range(count)]
+
+
+def drawn(rows) -> Counter:
+    return Counter(index for row in rows for group in row for index in group.samples)
+
+
+SIZES = st.lists(
+    st.tuples(st.integers(1, 30), st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=60
+)
+CAPACITIES = st.builds(
+    Capacity, st.integers(50, 200), st.integers(1, 4), st.integers(9, 40), st.integers(1, 6)
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(SIZES, CAPACITIES, st.floats(0, 0.99), st.integers(0, 99))
+def test_every_sample_stands_in_one_place_and_rows_hold_what_they_can(sizes, capacity, dropout, s):
+    items = samples(sizes)
+    made = plan(items, capacity=capacity, dropout=dropout, seed=s)
+    rows = epoch_rows(made, 1)
+    assert drawn(rows) == Counter(range(len(items)))
+    for row in rows:
+        assert 1 <= len(row) <= capacity.sets
+        length = labels = 0
+        for group in row:
+            assert 1 <= len(group.samples) <= capacity.questions_per_set
+            assert len({items[i].set_id for i in group.samples}) == 1
+            assert list(group.views) == sorted(set(group.views)) and group.views
+            length += sum(items[i].length(LATENTS + len(group.views)) for i in group.samples)
+            labels += sum(len(items[i].answer) for i in group.samples)
+        assert length <= capacity.tokens and labels <= capacity.labels
+
+
+def test_questions_of_a_set_share_its_encoding():
+    items = samples([(5, 1, i // 4) for i in range(40)])
+    rows = epoch_rows(plan(items, capacity=Capacity(1000, 1, 50, 4)), 1)
+    assert len(rows) == 10 and all(len(row[0].samples) == 4 for row in rows)
+
+
+def test_rows_are_well_filled():
+    rng = np.random.default_rng(0)
+    items = samples([(int(n), 2, i) for i, n in enumerate(rng.integers(5, 40, 400))])
+    capacity = Capacity(200, 20, 100, 1)
+    rows = epoch_rows(plan(items, capacity=capacity, dropout=0.0), 1)
+    used = sum(item.length(LATENTS + 3) for item in items)
+    assert used / (200 * len(rows)) > 0.9
+
+
+@pytest.fixture(scope="module")
+def items() -> list[Sample]:
+    rng = np.random.default_rng(1)
+    return samples([(int(n), 2, i // 3) for i, n in enumerate(rng.integers(3, 20, 60))])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=20), st.integers(0, 9))
+def test_any_row_can_be_read_in_any_order(items, order, seed):
+    in_order = plan(items, seed=seed)
+    expected = [in_order.row(index) for index in range(61)]
+    other = plan(items, seed=seed)
+    assert [other.row(index) for index in order] == [expected[index] for index in order]
+
+
+def test_seeds_and_epochs_differ(items):
+    one, other = (epoch_rows(plan(items, seed=seed), 2) for seed in (0, 1))
+    assert one != other
+    first = plan(items).rows_in_epoch(0)
+    assert one[:first] != one[first:]
+    assert drawn(one[:first]) == drawn(one[first:])
+
+
+def test_threads_read_the_same_rows(items):
+    expected = [plan(items).row(0)]
+    single = plan(items)
+    expected = [single.row(index) for index in range(80)]
+    together = plan(items)
+    order = np.random.default_rng(0).permutation(np.tile(np.arange(80), 3))
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(together.row, order.tolist()))
+    assert read == [expected[index] for index in order]
+
+
+def test_a_mixture_keeps_its_shares():
+    """70% from the smaller source: its samples come oftener, each as often as its fellows."""
+    made = plan(samples([(5, 2, i) for i in range(100)]), [(0.7, range(40)), (0.3, range(40, 100))])
+    counts = drawn(epoch_rows(made, 10))
+    small, large = ([counts[i] for i in part] for part in (range(40), range(40, 100)))
+    assert (sum(small), sum(large)) == (700, 300)
+    assert set(small) <= {17, 18} and set(large) == {5}
+
+
+def test_every_epoch_keeps_the_shares():
+    made = plan(samples([(5, 2, i) for i in range(30)]), [(2, range(10)), (1, range(10, 30))])
+    for epoch in range(4):
+        first = sum(made.rows_in_epoch(e) for e in range(epoch))
+        rows = [made.row(first + i) for i in range(made.rows_in_epoch(epoch))]
+        counts = drawn(rows)
+        assert abs(sum(counts[i] for i in range(10)) - 20) <= 1
+        assert counts.total() == pytest.approx(30, abs=1)
+
+
+def test_view_dropout_is_drawn_per_group_and_keeps_what_must_stay():
+    items = samples([(5, 1, i) for i in range(200)])
+    made = plan(items, keep=[i % 2 == 0 for i in range(200)], views=4, dropout=0.7)
+    groups = [group for row in epoch_rows(made, 1) for group in row]
+    kept = {group.samples[0]: group.views for group in groups}
+    assert all(0 in kept[i] for i in range(0, 200, 2))
+    assert not all(0 in kept[i] for i in range(1, 200, 2))
+    assert len({kept[i] for i in range(200)}) > 8
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.floats(0, 1, exclude_max=True),
+    st.booleans(),
+    st.integers(0, 999),
+)
+def test_kept_views(available, most, dropout, keep_first, seed):
+    kept = keep_views(available, most, dropout, keep_first, np.random.default_rng(seed))
+    assert kept and kept == sorted(set(kept))
+    assert max(kept) < min(available, most)
+    assert 0 in kept or not keep_first
+    if dropout == 0:
+        assert len(kept) == min(available, most)
+
+
+def test_the_share_of_dropped_views():
+    rng = np.random.default_rng(0)
+    kept = Counter(v for _ in range(3000) for v in keep_views(8, 8, 0.3, False, rng))
+    assert all(abs(kept[view] / 3000 - 0.7) < 0.03 for view in range(8))
+
+
+def test_a_row_too_small_for_one_sample_is_refused():
+    with pytest.raises(UserError, match=r"data\.row_labels=8 is less than .*9 tokens"):
+        plan(samples([(5, 9, 0)]), capacity=Capacity(100, 1, 8, 1))
+    with pytest.raises(UserError, match=r"data\.row_length=50 is less than .*65 tokens"):
+        plan(samples([(56, 2, 0)]), capacity=Capacity(50, 1, 8, 1))
