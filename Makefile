@@ -1,6 +1,6 @@
 # make demo   sets up and teaches a small model to see rooms (about ten minutes, no GPU)
 # make test   sets up and runs the tests
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PY := $(VENV)/bin/python
 RUN := runs/demo

@@ -1,6 +1,9 @@
 """Fixtures of a toy experiment, made once a session."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -14,6 +17,41 @@ from jaxvlm.training.mesh import make_mesh
 from jaxvlm.training.parameters import FROZEN, Group, assign_groups
 from jaxvlm.training.setup import all_parameters
 from jaxvlm.training.state import abstract_parameters
+
+# Compiling is what takes the time: do it once, and without polish.
+_COMPILING = {
+    "jax_disable_most_optimizations": True,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": 0,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory):
+    """Shares compiled functions among the session's runs, in this process and in others."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    for name, value in _COMPILING.items():
+        jax.config.update(name, value)
+    jax.config.update("jax_compilation_cache_dir", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def python(compile_cache):
+    """Starts a Python process with the session's settings; returns its `Popen`."""
+    settings = {name.upper(): str(value) for name, value in _COMPILING.items()}
+    settings |= {"JAX_COMPILATION_CACHE_DIR": compile_cache, "JAX_PLATFORMS": "cpu"}
+
+    def start(*arguments: str, **environment: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            env={**os.environ, **settings, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +113,6 @@ def colours(tmp_path_factory):
 def finished_run(colours, tmp_path_factory):
     """The workdir of a run that has learnt the six colour questions by heart."""
     workdir = tmp_path_factory.mktemp("runs") / "colours"
-    changes = {"train__max_steps": 150, "train__save_every": 75, "train__log_every": 25}
+    changes = {"train__max_steps": 80, "train__save_every": 40, "train__log_every": 10}
     train(tiny.config_for(colours, **changes), workdir)
     return workdir

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import grain.python as grain
 import numpy as np
+from absl import flags
 
 from jaxvlm.data.plan import Capacity, Plan
 from jaxvlm.data.rows import RowBuilder, SetReader, VisualLayout
@@ -132,5 +133,8 @@ def batches(
     dataset = dataset.batch(share, drop_remainder=True)
     iterator = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     if num_workers:
+        if not flags.FLAGS.is_parsed():
+            # Grain asks absl for flags of its own, which the entry points here do not parse.
+            flags.FLAGS.mark_as_parsed()
         iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(iterator)

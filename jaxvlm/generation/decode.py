@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Float, Int32
 
 from jaxvlm.data.rows import VisualLayout
 from jaxvlm.data.sequence import Sample, prompt
@@ -128,7 +128,7 @@ def greedy(
 
     def choose(hidden: Float[Array, "B 1 D"]) -> Int32[Array, "B"]:
         logits = language.logits(hidden[:, 0])
-        allowed: Bool[Array, W] = jnp.arange(logits.shape[-1]) < own_ids
+        allowed = jnp.arange(logits.shape[-1]) < own_ids
         return jnp.where(allowed, logits, -jnp.inf).argmax(-1).astype(jnp.int32)
 
     def unfinished(carry):

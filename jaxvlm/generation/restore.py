@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvlm.config import load
+from jaxvlm.config_checks import check
 from jaxvlm.data.pipeline import set_reader, visual_layout
 from jaxvlm.data.rows import SetReader, VisualLayout
 from jaxvlm.data.tokenizer import Tokenizer, load_tokenizer
@@ -55,11 +56,15 @@ def restore_answerer(checkpoint: Path, overrides: list[str]) -> Answerer:
     """Loads a run for answering; the configuration is the run's own, with `overrides`.
 
     Raises:
-      UserError: no checkpoint, or frozen weights other than those of the training.
+      UserError: no checkpoint, sizes other than its own, or frozen weights other than those of
+        the training.
     """
     folder = find_checkpoint(checkpoint)
     stored = folder.parent.parent / "config.json"
+    if not stored.is_file():
+        raise UserError(f"--checkpoint {folder} lies in no run: {stored} does not exist")
     config = load(str(stored), overrides)
+    check(config)
     model = vlm_config(config.model)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     shapes = abstract_parameters(model)

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from jaxvlm.errors import UserError
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training.state import Params, TrainState
+from jaxvlm.training.weights import check_fits
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 # Fields of the configuration that may differ between the runs of one workdir. Rows may be spread
@@ -93,6 +94,14 @@ def restore_params(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> 
     if not path.is_dir():
         raise UserError(f"the checkpoint {folder} holds no 'params'; it is incomplete")
     with ocp.StandardCheckpointer() as reader:
+        # Not the reader's metadata: it warns of a file that parts of a checkpoint do not have.
+        stored = flatten(ocp.StandardCheckpointHandler().metadata(path).tree)
+        check_fits(f"the checkpoint {folder} holds", stored, wanted)
+        for name in stored:
+            if name not in wanted:
+                raise UserError(
+                    f"the checkpoint {folder} holds {name!r}, not in this configuration"
+                )
         return flatten(reader.restore(path, unflatten(wanted)))
 
 

@@ -137,9 +137,7 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     if first >= last:
         console().print(f"all {last} updates stand in {run.workdir}; nothing to do")
         return
-    steps = make_steps(
-        run.model, run.optimizer, compute_dtype(config), config.train.remat, state
-    )
+    steps = make_steps(run.model, run.optimizer, compute_dtype(config), config.train.remat, state)
     sums = steps.start(state.params)
     stream = batches(
         run.rows,

@@ -37,7 +37,7 @@ def read_meta(name: str) -> dict:
     folder = BUILT_IN.get(name, Path(name))
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"no imported weights at {name!r} (expected {folder}/meta.json); set the field to None "
             "for random weights, or to 'jaxvlm:rooms' for the small VGGT in the package"
@@ -61,17 +61,13 @@ def load_weights(name: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[
     folder = (BUILT_IN.get(name, Path(name)) / "params").absolute()
     with ocp.PyTreeCheckpointer() as reader:
         try:
-            stored = flatten(reader.metadata(folder).item_metadata.tree)
-        except (FileNotFoundError, ValueError) as error:
-            raise UserError(f"the weights at {name!r} are incomplete: {error}") from None
-        for path, leaf in wanted.items():
-            if path not in stored:
-                raise UserError(f"the weights at {name!r} hold no parameter {path!r}")
-            if tuple(stored[path].shape) != tuple(leaf.shape):
-                raise UserError(
-                    f"the weights at {name!r} hold {path!r} with shape "
-                    f"{list(stored[path].shape)}, the configuration asks for {list(leaf.shape)}"
-                )
+            metadata = reader.metadata(folder).item_metadata
+        except (FileNotFoundError, ValueError):
+            metadata = None
+        if metadata is None:
+            raise UserError(f"the weights at {name!r} are incomplete: {folder} cannot be read")
+        stored = flatten(metadata.tree)
+        check_fits(f"the weights at {name!r} hold", stored, wanted)
         tree = unflatten(wanted)
         arguments = ocp.checkpoint_utils.construct_restore_args(tree)
         restored = reader.restore(
@@ -79,3 +75,15 @@ def load_weights(name: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[
             args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments, partial_restore=True),
         )
     return flatten(restored)
+
+
+def check_fits(holder: str, stored: Mapping, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Raises a UserError, which begins with `holder`, for a path or shape that is not as wanted."""
+    for path, leaf in wanted.items():
+        if path not in stored:
+            raise UserError(f"{holder} no parameter {path!r}")
+        if tuple(stored[path].shape) != tuple(leaf.shape):
+            raise UserError(
+                f"{holder} {path!r} with shape {list(stored[path].shape)}, the configuration asks "
+                f"for {list(leaf.shape)}"
+            )

@@ -57,9 +57,7 @@ def test_the_first_kept_camera_gives_the_frame(seed):
     np.testing.assert_allclose(
         np.linalg.norm(moved[1]), np.linalg.norm(translation[2] - translation[1]), rtol=1e-4
     )
-    np.testing.assert_allclose(
-        turned[0].T @ turned[1], rotation[1].T @ rotation[2], atol=1e-4
-    )
+    np.testing.assert_allclose(turned[0].T @ turned[1], rotation[1].T @ rotation[2], atol=1e-4)
 
 
 @settings(deadline=None)

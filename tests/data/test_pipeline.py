@@ -131,9 +131,7 @@ def test_shortened_questions_are_counted(scenes_file, capsys):
     assert "questions were shortened" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("mode", "geometry"), [("per_view", 3), ("pooled", 8), ("none", 0)]
-)
+@pytest.mark.parametrize(("mode", "geometry"), [("per_view", 3), ("pooled", 8), ("none", 0)])
 def test_the_layout_follows_the_configuration(scenes_file, mode, geometry):
     config = small(scenes_file)
     config.model.geometry.mode = mode

@@ -114,7 +114,6 @@ def test_seeds_and_epochs_differ(items):
 
 
 def test_threads_read_the_same_rows(items):
-    expected = [plan(items).row(0)]
     single = plan(items)
     expected = [single.row(index) for index in range(80)]
     together = plan(items)
@@ -144,13 +143,15 @@ def test_every_epoch_keeps_the_shares():
 
 
 def test_view_dropout_is_drawn_per_group_and_keeps_what_must_stay():
-    items = samples([(5, 1, i) for i in range(200)])
-    made = plan(items, keep=[i % 2 == 0 for i in range(200)], views=4, dropout=0.7)
+    # Two questions of each set; in every other set one of them is an action.
+    items = samples([(5, 1, i // 2) for i in range(400)])
+    made = plan(items, keep=[i % 4 == 1 for i in range(400)], views=4, dropout=0.7)
     groups = [group for row in epoch_rows(made, 1) for group in row]
-    kept = {group.samples[0]: group.views for group in groups}
+    kept = {items[group.samples[0]].set_id: group.views for group in groups}
+    assert len(groups) == len(kept) == 200
     assert all(0 in kept[i] for i in range(0, 200, 2))
     assert not all(0 in kept[i] for i in range(1, 200, 2))
-    assert len({kept[i] for i in range(200)}) > 8
+    assert len(set(kept.values())) > 8
 
 
 @given(

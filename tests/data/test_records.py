@@ -116,8 +116,9 @@ FIELDS = ("images", "question", "answer", "answers", "situation", "geom_token", 
           "image_size", "up", "task", "kind", "scene_id", "R", "t", "K", "scene")  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4)
+    ),
     max_leaves=8,
 )
 

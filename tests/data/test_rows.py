@@ -132,8 +132,9 @@ def test_kept_views_move_to_the_front(records):
     assert row["view_counts"].tolist() == [2, 1, 0]
     greens = [[int(image[0, 0, 1]) for image in images] for images in row["images"]]
     assert greens == [[100, 160, 0], [160, 0, 0], [0, 0, 0]]
-    # The first kept camera, not the first camera, is the origin.
-    np.testing.assert_allclose(row["geometry"][0, :2, 9:12], [[0, 0, 0], [1, 0, 0]], atol=1e-6)
+    # The first kept camera, not the first camera, is the origin. These look up, and the top of
+    # their images, the frame's y, is the world's -y.
+    np.testing.assert_allclose(row["geometry"][0, :2, 9:12], [[0, 0, 0], [0, -1, 0]], atol=1e-6)
     assert not row["geometry"][0, 2].any() and not row["geometry"][1:].any()
 
 

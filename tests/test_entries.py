@@ -1,0 +1,264 @@
+"""The command lines: train, evaluate, ask, and what they say to wrong input."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from jaxvlm import ask, entry, evaluate, train
+from jaxvlm.training import loop
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """`(module, *arguments) -> (exit code, out, error)`, as from the command line."""
+
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+
+    def function(module, *arguments):
+        capsys.readouterr()
+        code = 0
+        try:
+            entry.run(module.parser(), module.main, [str(a) for a in arguments])
+        except SystemExit as left:
+            code = left.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return function
+
+
+@pytest.fixture
+def refused(call, monkeypatch):
+    """`(module, *arguments) -> message` of a start that must fail before its first step."""
+
+    def must_not(*arguments, **named):
+        raise AssertionError("a step was made")
+
+    monkeypatch.setattr(loop, "make_steps", must_not)
+
+    def function(module, *arguments):
+        code, _, errors = call(module, *arguments)
+        assert code == 2
+        assert "Traceback" not in errors
+        *_, line = errors.splitlines()
+        assert line.startswith(f"{module.parser().prog}: error: ")
+        return line
+
+    return function
+
+
+@pytest.fixture(scope="module")
+def evaluation(finished_run):
+    """The folder of an evaluation of the finished run."""
+    arguments = ["--checkpoint", str(finished_run), "--split", "val"]
+    entry.run(evaluate.parser(), evaluate.main, arguments)
+    return finished_run / "evaluation" / "val"
+
+
+def test_train_evaluate_ask(call, colours, tmp_path):
+    workdir = tmp_path / "run"
+    changes = ("train.max_steps=80", "train.log_every=20", "train.save_every=80")
+    code, out, _ = call(train, *tiny.arguments(colours, workdir, *changes))
+    assert code == 0
+    assert "Parameters" in out and "Step 80/80" in out and "6 samples in 3 rows" in out
+    code, out, _ = call(evaluate, "--checkpoint", workdir)
+    assert code == 0 and "100.0%" in out
+    summary = json.loads((workdir / "evaluation" / "test" / "summary.json").read_text())
+    assert summary["count"] == 6 and summary["exact_match"] == 1.0
+    # Photographs come without geometry, as the odd scenes do.
+    images = [colours.parent / f"scene3_{view}.png" for view in range(2)]
+    question = ("--question", "What color is the wall?")
+    code, out, _ = call(ask, "--checkpoint", workdir, "--images", *images, *question)
+    assert code == 0 and out.strip().splitlines()[-1] == "yellow"
+    # Once more: it stands already.
+    code, out, _ = call(train, *tiny.arguments(colours, workdir, *changes))
+    assert code == 0 and "nothing to do" in out
+
+
+def test_predictions_have_the_fields_of_the_original(evaluation):
+    lines = [json.loads(x) for x in (evaluation / "predictions.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines] == list(range(6))
+    for line, (scene, colour) in zip(lines, enumerate(tiny.COLOURS), strict=True):
+        assert line["scene_id"] == f"scene{scene}"
+        assert line["question"] == "What color is the wall?"
+        assert line["prediction"] == line["reference"] == colour
+        assert line["exact_match"] is True and line["partial_match"] is True
+
+
+def test_the_summary_has_scores_and_controls(evaluation, finished_run):
+    summary = json.loads((evaluation / "summary.json").read_text())
+    assert summary["count"] == 6
+    assert summary["exact_match"] == summary["partial_match"] == 1.0
+    # Six colours: another scene's is never right, and the majority answer once.
+    assert summary["controls"]["other_images"] == 0.0
+    assert summary["controls"]["question_only"] == pytest.approx(1 / 6)
+    assert summary["kinds"]["colour"]["count"] == 6
+    assert summary["split"] == "val"
+    assert summary["checkpoint"] == str(finished_run / "checkpoints" / "80")
+
+
+def test_the_page_holds_its_images(evaluation):
+    page = (evaluation / "report.html").read_text()
+    # Two views of five scenes, one of the sixth.
+    assert (
+        len(re.findall(r'<img [^>]*src="data:image/jpeg;base64,[A-Za-z0-9+/=]{200,}"', page)) == 11
+    )
+    assert page.count("What color is the wall?") == 6
+    assert 'src="http' not in page
+
+
+def test_evaluate_takes_files_a_limit_and_an_output(call, finished_run, records, tmp_path):
+    flags = ("--data", records, "--limit", "3", "--output", tmp_path / "out", "--no-controls")
+    code, _, _ = call(evaluate, "--checkpoint", finished_run, *flags)
+    assert code == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["count"] == 3
+    assert summary["controls"] == {"other_images": None, "question_only": None}
+    assert set(summary["kinds"]) == {"colour", "existence"}
+
+
+def test_print_config_shows_every_field_and_starts_nothing(call, records, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = tiny.arguments(records, workdir, "seed=7")
+    code, out, _ = call(train, *arguments, "--print_config")
+    assert code == 0 and json.loads(out)["seed"] == 7
+    assert not workdir.exists()
+
+
+def test_a_wrong_start_leaves_with_exit_code_2_and_one_line(tmp_path):
+    command = [sys.executable, "-m", "jaxvlm.train", "--config", "configs/demoo.py"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("jaxvlm.train: error: configuration file 'configs/demoo.py'")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.num_view=3", r"unknown configuration field 'data.num_view'.*'num_views'"),
+        ("trian.max_steps=3", r"unknown configuration field 'trian'.*'train'"),
+        ("train.max_steps=many", r"'train.max_steps' expects int like 6, found 'many'"),
+        ("train", r"must have the form --config.field=value"),
+        ("data.num_views=0", r"data.num_views=0: expected at least 1"),
+        ("data.image_size=60", r"data.image_size=60 is no multiple of .*patch_size=14"),
+        ("data.view_dropout=1.0", r"data.view_dropout=1.* leave out every view"),
+        ("train.remat=some", r"train.remat='some': expected one of"),
+        ('parameters=((".*","frozen"),)', r"no trainable parameters"),
+        ('parameters=(("vision/.*","frozen"),)', r"no rule of 'parameters' matches 'geometry/"),
+        ("model.language.vocab_size=100", r"vocab_size=100 is too small for the tokenizer"),
+        ("model.vision.weights=/nowhere", r"no imported weights at '/nowhere'.* set the field to "),
+        ("text.max_length=8", r"records.jsonl:\d+: the answer .* no room .*text.max_length=8"),
+        ("data.row_labels=1", r"data.row_labels=1 is less than the longest answer"),
+        ("data.row_length=40", r"data.row_length=40 is shorter than text.max_length=48"),
+        ("mesh.data=3", r"mesh.data=3 x mesh.fsdp=-1 does not make 1 devices"),
+        ("text.tokenizer=./nothing", r"text.tokenizer='./nothing' cannot be loaded"),
+    ],
+)
+def test_a_wrong_field_is_named(refused, records, tmp_path, override, message):
+    line = refused(train, *tiny.arguments(records, tmp_path / "run", override))
+    assert re.search(message, line), line
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_missing_config_file_is_named(refused, tmp_path):
+    line = refused(train, "--config", tmp_path / "none.py")
+    assert "none.py' does not exist" in line
+
+
+def test_a_missing_data_file_is_named(refused, tmp_path):
+    line = refused(train, *tiny.arguments(tmp_path / "none.jsonl", tmp_path / "run"))
+    assert re.search(r"record file '.*none.jsonl' does not exist", line)
+
+
+def test_no_data_at_all_is_an_error(refused, tmp_path):
+    line = refused(train, "--config", tiny.__file__, "--workdir", tmp_path / "run")
+    assert "names no source" in line
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "message"),
+    [
+        (3, '{"images": ["a.png"], "question"', r"bad.jsonl:3: malformed JSON"),
+        (2, '{"images": [], "question": "q"}', r"bad.jsonl:2: 'images' must be"),
+        (1, '{"images": ["scene0_0.png"], "question": "q"}', r"bad.jsonl:1: .*needs an 'answer'"),
+        (
+            4,
+            '{"images": ["gone.png"], "question": "q", "answer": "a"}',
+            r"bad.jsonl:4: the image 'gone.png' does not exist",
+        ),
+    ],
+)
+def test_a_bad_record_is_named_by_file_and_line(refused, tmp_path, number, text, message):
+    lines = tiny.write_records(tmp_path).read_text().splitlines()
+    lines[number - 1] = text
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("\n".join(lines) + "\n")
+    line = refused(train, *tiny.arguments(bad, tmp_path / "run"))
+    assert re.search(message, line), line
+
+
+def test_a_workdir_that_cannot_be_written_is_named(refused, records, tmp_path):
+    (tmp_path / "file").write_text("")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
+        line = refused(train, *tiny.arguments(records, workdir))
+        assert f"--workdir {workdir} cannot be written" in line
+
+
+@pytest.mark.parametrize("module", [evaluate, ask])
+def test_a_folder_without_checkpoint_is_named(refused, records, tmp_path, module):
+    more = () if module is evaluate else ("--images", records.parent / "scene0_0.png")
+    more += () if module is evaluate else ("--question", "Where?")
+    line = refused(module, "--checkpoint", tmp_path, *more)
+    assert f"--checkpoint {tmp_path} holds no checkpoint" in line
+    (tmp_path / "params").mkdir()
+    line = refused(module, "--checkpoint", tmp_path, *more)
+    assert "lies in no run" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.num_views=0", r"data.num_views=0: expected at least 1"),
+        ("model.projector.num_latents=5", r"holds 'projector/latents' with shape \[4, 16\]"),
+        ("model.geometry.mode=none", r"holds 'geometry/.*', not in this configuration"),
+        ("seed=1", r"frozen weights differ"),
+    ],
+)
+def test_evaluating_with_fields_that_do_not_fit(call, finished_run, override, message):
+    arguments = ("--checkpoint", finished_run, "--limit", "1", f"--config.{override}")
+    code, _, errors = call(evaluate, *arguments, "--no-controls", "--output", finished_run / "x")
+    assert code == 2 and re.search(message, errors), errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_wrong_flags_of_evaluate_and_ask(refused, finished_run, records, tmp_path):
+    checkpoint = ("--checkpoint", finished_run)
+    line = refused(evaluate, *checkpoint, "--limit", "0")
+    assert "--limit 0: expected at least 1" in line
+    line = refused(evaluate, *checkpoint, "--data", tmp_path / "none.jsonl")
+    assert "does not exist" in line
+    (tmp_path / "file").write_text("")
+    line = refused(evaluate, *checkpoint, "--output", tmp_path / "file" / "out")
+    assert "cannot be written" in line
+    question = ("--question", "Where?")
+    line = refused(ask, *checkpoint, "--images", tmp_path / "none.png", *question)
+    assert "--images: " in line and "does not exist" in line
+    image = records.parent / "scene0_0.png"
+    line = refused(ask, *checkpoint, "--images", image, image, image, *question)
+    assert "3 views, but this run was trained with at most 2" in line
+    line = refused(ask, *checkpoint, "--images", image, "--question", " ")
+    assert "--question" in line
+    line = refused(ask, *checkpoint, "--images", tmp_path / "file", *question)
+    assert "cannot be read" in line

@@ -1,0 +1,205 @@
+"""Runs that stop and go on, and those that must not."""
+
+import json
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxvlm.config import load
+from jaxvlm.errors import UserError
+from jaxvlm.training import loop
+from jaxvlm.training.checkpoints import Checkpoints, read_meta, restore_params
+from jaxvlm.training.console import MetricLog
+from jaxvlm.training.parameters import FROZEN
+from jaxvlm.training.weights import save_weights
+from jaxvlm.workdir import open_workdir
+
+
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+def final_params(toy, workdir, step):
+    placed = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
+        for path, leaf in toy.trained.items()
+    }
+    return restore_params(workdir / "checkpoints" / str(step), wanted)
+
+
+def logged(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def assert_same(one, other):
+    assert set(one) == set(other)
+    for path, leaf in one.items():
+        np.testing.assert_array_equal(leaf, other[path], err_msg=path)
+
+
+def train_until(config, workdir, step, monkeypatch):
+    """Trains and dies after the metrics of update `step` are written, before its checkpoint."""
+    write = MetricLog.write
+
+    def deadly(self, done, metrics, eta):
+        write(self, done, metrics, eta)
+        if done == step:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MetricLog, "write", deadly)
+        with pytest.raises(Killed):
+            loop.train(config, workdir)
+
+
+@pytest.fixture(scope="module")
+def straight(records, tmp_path_factory):
+    """The workdir of a run of six updates that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("straight")
+    loop.train(tiny.config_for(records), workdir)
+    return workdir
+
+
+def test_a_run_that_died_goes_on_to_the_same_parameters(
+    toy, records, straight, tmp_path, monkeypatch, capsys
+):
+    config = tiny.config_for(records)
+    # Update 4 has consumed eight rows: it stands in the middle of the third epoch.
+    assert toy.rows.plan.rows_in_epoch(0) == 3
+    train_until(config, tmp_path, 5, monkeypatch)
+    assert [line["step"] for line in logged(tmp_path)] == [1, 2, 3, 4, 5]
+    capsys.readouterr()
+    loop.train(config, tmp_path)
+    assert "after update 4" in capsys.readouterr().out
+    assert_same(final_params(toy, tmp_path, 6), final_params(toy, straight, 6))
+    assert [line["step"] for line in logged(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    losses = [[line["loss"] for line in logged(folder)] for folder in (tmp_path, straight)]
+    assert losses[0] == losses[1]
+
+
+def test_what_a_run_leaves_behind(straight, records):
+    assert [p.name for p in sorted((straight / "checkpoints").iterdir())] == ["4", "6"]
+    assert any((straight / "logs").iterdir())
+    meta = read_meta(straight / "checkpoints" / "6")
+    config = tiny.config_for(records)
+    assert meta["position"] == 6 * config.train.rows_per_device * jax.device_count()
+    assert meta["step"] == 6 and meta["processes"] == 1
+    assert set(meta["versions"]) >= {"jax", "flax", "optax", "orbax-checkpoint", "grain"}
+    assert load(str(straight / "config.json")) == config
+    for line in logged(straight):
+        assert set(line) >= {"loss", "token_accuracy", "gradient_norm", "schedule"}
+        assert 0 < line["schedule"] <= 1 and line["loss"] > 0
+
+
+def test_a_finished_run_says_so(straight, records, capsys):
+    before = (straight / "metrics.jsonl").read_text()
+    loop.train(tiny.config_for(records), straight)
+    assert "all 6 updates stand in" in capsys.readouterr().out
+    assert (straight / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("seed", 1), ("optimizer.weight_decay", 0.5), ("data.row_length", 128)]
+)
+def test_a_changed_field_that_matters_stops_the_start(straight, records, field, value):
+    config = tiny.config_for(records, **{field.replace(".", "__"): value})
+    with pytest.raises(UserError, match=rf"{field}=.* now it is {value}.*another --workdir"):
+        loop.train(config, straight)
+
+
+def test_changed_fields_that_do_not_matter_are_taken(straight, records, capsys):
+    config = tiny.config_for(records, train__log_every=3, evaluation__batch_sets=1)
+    loop.train(config, straight)
+    assert "nothing to do" in capsys.readouterr().out
+    assert load(str(straight / "config.json")).evaluation.batch_sets == 1
+    loop.train(tiny.config_for(records), straight)
+
+
+def test_rows_of_an_update_may_be_spread_anew_but_not_change_in_number(straight, records, capsys):
+    spread = tiny.config_for(records, train__rows_per_device=1, train__accumulation=2)
+    loop.train(spread, straight)
+    assert "nothing to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"used 12 rows in 6 updates, now they would be 24"):
+        loop.train(tiny.config_for(records, train__accumulation=2), straight)
+    loop.train(tiny.config_for(records), straight)
+
+
+def test_an_unfinished_checkpoint_is_ignored(toy, records, straight, tmp_path, monkeypatch):
+    config = tiny.config_for(records)
+    train_until(config, tmp_path, 3, monkeypatch)
+    # What a kill in the middle of writing leaves behind.
+    torn = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp"
+    (torn / "params").mkdir(parents=True)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    loop.train(config, tmp_path)
+    assert_same(final_params(toy, tmp_path, 6), final_params(toy, straight, 6))
+    assert [line["step"] for line in logged(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_other_frozen_weights_are_noticed(toy, records, tmp_path):
+    weights = tmp_path / "vggt"
+    frozen = {p.removeprefix("vision/"): v for p, v in toy.frozen.items()}
+    save_weights(weights, frozen, {})
+    config = tiny.config_for(records, model__vision__weights=str(weights), train__max_steps=2)
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    loop.train(config, workdir)
+    assert not any(toy.groups[p].name == FROZEN for p in final_params(toy, workdir, 2))
+    weights.rename(tmp_path / "old")
+    path = "aggregator/frame_blocks/mlp/fc1/bias"
+    save_weights(weights, {**frozen, path: frozen[path] + 1e-3}, {})
+    with pytest.raises(UserError, match=r"frozen weights differ .*SHA-256"):
+        loop.train(config, workdir)
+
+
+def test_a_workdir_in_use_is_refused(tmp_path, python, records):
+    with open_workdir(tmp_path / "run") as folder:
+        assert folder.is_dir()
+        process = python("-m", "jaxvlm.train", *tiny.arguments(records, folder))
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert errors.splitlines()[-1].startswith(
+            f"jaxvlm.train: error: another run works in {folder}"
+        )
+        assert "Traceback" not in errors
+    # The lock went with its owner.
+    with open_workdir(tmp_path / "run"):
+        pass
+
+
+def test_a_new_workdir_has_no_checkpoint(tmp_path):
+    assert Checkpoints(tmp_path).latest() is None
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_to_the_same_parameters(toy, python, records, tmp_path):
+    changes = ["train.max_steps=400", "train.save_every=25"]
+
+    def command(name):
+        return "-m", "jaxvlm.train", *tiny.arguments(records, tmp_path / name, *changes)
+
+    straight = python(*command("straight"))
+    assert straight.wait(300) == 0
+    killed = python(*command("killed"))
+    folder = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 200
+    while not (folder / "50").is_dir():
+        assert time.monotonic() < deadline and killed.poll() is None
+        time.sleep(0.002)
+    killed.kill()
+    assert killed.wait() == -9
+    assert not (folder / "400").exists()
+    again = python(*command("killed"))
+    out, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert "resuming" in out
+    assert_same(
+        final_params(toy, tmp_path / "killed", 400), final_params(toy, tmp_path / "straight", 400)
+    )
+    assert [line["step"] for line in logged(tmp_path / "killed")] == list(range(1, 401))

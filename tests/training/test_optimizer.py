@@ -1,0 +1,94 @@
+"""Schedule, clipping, weight decay and learning rates, each by itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from jaxvlm.training.optimizer import make_optimizer, schedule
+from jaxvlm.training.parameters import Group
+
+GROUPS = {
+    "language/kernel": Group("language", True),
+    "language/scale": Group("language", False),
+    "projector/kernel": Group("projector", True),
+}
+
+
+def settings(**changes) -> ConfigDict:
+    values = {
+        "learning_rate": {"language": 1e-2, "projector": 4e-2},
+        "warmup_ratio": 0.0,
+        "final_ratio": 1.0,
+        "weight_decay": 0.0,
+        "gradient_clip": 1e9,
+        "b1": 0.9,
+        "b2": 0.999,
+        "eps": 1e-12,
+    }
+    return ConfigDict({**values, **changes})
+
+
+def one_update(config, gradient: float, steps: int = 1):
+    """The change of parameters that start at 2 by `steps` equal gradients, and the Adam state."""
+    optimizer = make_optimizer(GROUPS, config, 100)
+    params = {path: jnp.full(3, 2.0) for path in GROUPS}
+    state = optimizer.init(params)
+    for _ in range(steps):
+        updates, state = optimizer.update(
+            {path: jnp.full(3, gradient) for path in GROUPS}, state, params
+        )
+    return {path: np.asarray(update) for path, update in updates.items()}, state
+
+
+def test_the_schedule_warms_up_from_above_zero_and_ends_at_the_final_ratio():
+    factor = schedule(100, 0.1, 0.2)
+    values = np.array([float(factor(step)) for step in range(101)])
+    np.testing.assert_allclose(values[:11], np.arange(1, 12) / 11, rtol=1e-6)
+    assert (np.diff(values[10:]) < 0).all()
+    assert values.max() == values[10] == 1.0
+    np.testing.assert_allclose(values[100], 0.2, atol=1e-6)
+    # Halfway down the cosine.
+    np.testing.assert_allclose(values[55], 0.6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "ratio"), [(1, 0.0), (1, 1.0), (7, 0.0), (3, 1.0)])
+def test_the_schedule_of_a_short_run_never_stands_still(steps, ratio):
+    factor = schedule(steps, ratio, 0.0)
+    values = [float(factor(step)) for step in range(steps)]
+    assert min(values) > 0 and max(values) <= 1
+
+
+def test_each_group_has_its_own_learning_rate():
+    updates, _ = one_update(settings(), 0.3)
+    # Adam's first step has the length of the learning rate.
+    factor = float(schedule(100, 0.0, 1.0)(0))
+    np.testing.assert_allclose(updates["language/kernel"], -1e-2 * factor, rtol=1e-4)
+    np.testing.assert_allclose(updates["projector/kernel"], -4e-2 * factor, rtol=1e-4)
+
+
+def test_only_decayed_groups_decay():
+    plain, _ = one_update(settings(), 0.3)
+    decayed, _ = one_update(settings(weight_decay=0.1), 0.3)
+    factor = float(schedule(100, 0.0, 1.0)(0))
+    np.testing.assert_array_equal(decayed["language/scale"], plain["language/scale"])
+    for path, rate in (("language/kernel", 1e-2), ("projector/kernel", 4e-2)):
+        # Decoupled: the learning rate times the decay times the parameter, 2.
+        np.testing.assert_allclose(
+            decayed[path] - plain[path], -rate * factor * 0.1 * 2.0, rtol=1e-4
+        )
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    _, state = one_update(settings(gradient_clip=0.5), 10.0)
+    moments = next(part for part in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(part)).mu
+    norm = np.sqrt(sum(float((m**2).sum()) for m in moments.values()))
+    np.testing.assert_allclose(norm, 0.1 * 0.5, rtol=1e-5)
+    _, state = one_update(settings(gradient_clip=0.5), 1e-3)
+    moments = next(part for part in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(part)).mu
+    np.testing.assert_allclose(moments["language/kernel"], 1e-4, rtol=1e-5)
+
+
+def _is_adam(part) -> bool:
+    return hasattr(part, "mu")
