@@ -48,19 +48,19 @@ def get_config(argument: str = ""):
     data.image_size = 112
     data.num_views = 3
     data.view_dropout = 0.0
-    data.row_length = 512
+    data.row_length = 256
     data.row_sets = 1
     data.row_labels = 40
-    data.questions_per_set = 12
+    data.questions_per_set = 6
     data.num_workers = 0
 
     for part in ("language", "projector", "geometry"):
         config.optimizer.learning_rate[part] = 1e-3
-    config.train.max_steps = 1500
+    config.train.max_steps = 1400
     config.train.rows_per_device = 8
     config.train.accumulation = 1
     config.train.remat = "none"
-    config.train.log_every = 25
+    config.train.log_every = 50
     config.train.save_every = 250
 
     config.evaluation.max_new_tokens = 8

@@ -355,7 +355,10 @@ def flower(w: float, d: float, h: float, rgb: RGB) -> list[Part]:
         across = np.array([np.cos(angle), np.sin(angle)])
         head = np.array([*(across * 0.45 * r), rise * h - petal])
         stem = cylinder(LEAF, 0.035 * w, (0.85 * pot, head[2]), tuple(across * 0.4 * r))
-        parts += [stem, ball((0.95, 0.80, 0.35), 0.32 * petal, head + np.array([0, 0, 0.25 * petal]))]
+        parts += [
+            stem,
+            ball((0.95, 0.80, 0.35), 0.32 * petal, head + np.array([0, 0, 0.25 * petal])),
+        ]
         for step in range(5):
             spread = np.radians(72 * step)
             offset = np.array([np.cos(spread), np.sin(spread), 0]) * petal * 0.62

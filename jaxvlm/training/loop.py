@@ -1,5 +1,6 @@
 """A run from configuration to the last checkpoint."""
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -152,7 +153,8 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     base_key = jax.random.key(config.seed)
     meta = run.meta(0)
     timer = _Timer(first)
-    with progress("training", last, first) as advance:
+    # Closing the stream ends its worker processes.
+    with contextlib.closing(stream), progress("training", last, first) as advance:
         for step in range(first, last):
             for micro in range(config.train.accumulation):
                 local = next(stream)

@@ -28,6 +28,7 @@ def eight(records, python, tmp_path_factory):
     return json.loads((out / "layout.json").read_text()), np.load(out / "gradients.npz")
 
 
+@pytest.mark.slow
 def test_eight_devices_make_the_gradients_of_one(toy, eight):
     _, gradients = eight
     groups = {path: toy.groups[path] for path in toy.trained}
@@ -44,6 +45,7 @@ def test_eight_devices_make_the_gradients_of_one(toy, eight):
         np.testing.assert_allclose(gradients[path] / labels, gradient / labels, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_parameters_are_really_split_and_stay_so(eight):
     layout, _ = eight
     assert layout["devices"] == 8
@@ -65,6 +67,7 @@ def test_parameters_are_really_split_and_stay_so(eight):
     assert layout["updated"] == layout["born"]
 
 
+@pytest.mark.slow
 def test_moments_are_split_like_their_parameters(eight):
     layout, _ = eight
     expected = sorted(map(str, layout["born"].values()))
@@ -73,6 +76,7 @@ def test_moments_are_split_like_their_parameters(eight):
     assert sorted(map(str, moments)) == sorted(expected * 2)
 
 
+@pytest.mark.slow
 def test_rows_are_split_over_both_axes_and_frozen_vision_is_whole(eight):
     layout, _ = eight
     shape, pieces = layout["batch"]
