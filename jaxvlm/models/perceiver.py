@@ -164,7 +164,8 @@ class Perceiver(nnx.Module):
     def __init__(self, config: PerceiverConfig, *, rngs: nnx.Rngs):
         self.config = config
         shape = (config.num_latents, config.latent_dim)
-        self.latents = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), shape))
+        # Small latents would all ask the same: what they read would drown what tells them apart.
+        self.latents = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), shape))
         self.in_proj = nnx.Linear(config.in_dim, config.latent_dim, rngs=rngs)
         stack = nnx.vmap(lambda stream: Block(config, rngs=stream))
         self.layers = stack(rngs.split(config.num_layers))
