@@ -91,13 +91,13 @@ def tokenize(
         if len(question) > room:
             question = question[: room - len(newline)] + newline
             shortened += 1
-        set_id = set_ids.setdefault(_set_key(record), len(set_ids))
+        set_id = set_ids.setdefault(set_key(record), len(set_ids))
         before, tail, labels = (np.asarray(x, np.int32) for x in (head + question, after, answer))
         samples.append(Sample(before, tail, labels, index, set_id))
     return samples, shortened
 
 
-def _set_key(record: Record) -> tuple:
+def set_key(record: Record) -> tuple:
     """What questions of one image set share: images, and geometry measured and read alike."""
     parts = sorted((record.geometry or {}).items())
     geometry = tuple((name, value.tobytes()) for name, value in parts)

@@ -1,19 +1,19 @@
 """Answers many records: every image set is encoded once, its questions are answered in batches."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxvlm.data.records import Record
-from jaxvlm.data.sequence import Sample, tokenize
+from jaxvlm.data.sequence import Sample, set_key, tokenize
 from jaxvlm.generation.restore import Answerer
-
-Images = tuple[str, ...]
 
 
 def prompts(answerer: Answerer, records: Sequence[Record]) -> list[Sample]:
-    """Tokenises the records' questions; too long ones are shortened and said so."""
+    """Tokenises the records' questions without their answers; says how many were shortened."""
+    records = [dataclasses.replace(record, answer="") for record in records]
     config = answerer.config
     most = len(answerer.layout.index(config.data.num_views, True))
     samples, shortened = tokenize(
@@ -41,9 +41,9 @@ def answer_records(
     shown = records if shown is None else shown
     samples = prompts(answerer, records)
     settings = answerer.config.evaluation
-    by_set: dict[Images, list[int]] = {}
+    by_set: dict[tuple, list[int]] = {}
     for index, record in enumerate(shown):
-        by_set.setdefault(record.images, []).append(index)
+        by_set.setdefault(set_key(record), []).append(index)
     answers = [""] * len(records)
     for group in _chunks(list(by_set.values()), settings.batch_sets):
         views, visual = _encode(answerer, [shown[members[0]] for members in group])
