@@ -1,5 +1,8 @@
 """Images: decode, resize and crop to a square of the model's size."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
@@ -22,15 +25,12 @@ def load_image(path: str, size: int) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[
     Raises:
       UserError: a file that is no image or is cut off.
     """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"the image {path!r} cannot be read: {error}") from None
+    with _named(path), Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB")
     width, height = image.size
     resized = resized_size(width, height, size)
     if resized != image.size:
@@ -39,6 +39,25 @@ def load_image(path: str, size: int) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[
     if resized != (size, size):
         image = image.crop((left, top, left + size, top + size))
     return np.asarray(image), (width, height)
+
+
+def check_image(path: str) -> None:
+    """Reads the head of an image file, which tells what it is without decoding it.
+
+    Raises:
+      UserError: a file that is no image.
+    """
+    with _named(path), Image.open(path):
+        pass
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Turns Pillow's errors into one that names the file."""
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"the image {path!r} cannot be read: {error}") from None
 
 
 def resized_size(width: int, height: int, size: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from jaxvlm.data.sources import load_sources
 from jaxvlm.errors import UserError
@@ -13,7 +14,7 @@ def folder(tmp_path):
     """`near.jsonl` with images beside it, `far.jsonl` with images under `root/`."""
     (tmp_path / "root").mkdir()
     for name in ("near.jpg", "root/far.jpg"):
-        (tmp_path / name).write_bytes(b"never decoded here")
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
     for name, tasks in (("near", ("qa", "qa", "actions")), ("far", ("qa",))):
         lines = [
             {"images": [f"{name}.jpg"], "question": f"{i}?", "answer": "a", "task": task}
@@ -46,6 +47,12 @@ def test_records_without_images_are_left_out_and_counted(folder, capsys):
     assert "left out 1 of 4 records" in capsys.readouterr().err
     with pytest.raises(UserError, match="no record is left"):
         load(folder, {"path": "far.jsonl"}, missing="skip")
+
+
+def test_a_file_that_is_no_image_is_named_with_its_record(folder):
+    (folder / "near.jpg").write_text("<html>404</html>")
+    with pytest.raises(UserError, match=r"near\.jsonl:1: the image .*near\.jpg' cannot be read"):
+        load(folder, {"path": "near.jsonl"})
 
 
 def test_one_missing_view_is_enough_to_leave_a_record_out(folder):
