@@ -45,20 +45,22 @@ class VLM(nnx.Module):
         view_counts: Int[Array, "N"],
         geometry: Float[Array, "N V 37"],
         *,
-        remat: bool = False,
+        remat: str = "none",
         dropout_key: jax.Array | None = None,
     ) -> Float[Array, "N M D"]:
         """The M visual vectors of N image sets: geometry tokens, then latents.
 
-        Views behind `view_counts` are padding and change nothing.
+        Views behind `view_counts` are padding and change nothing; `remat` is what the backward
+        pass recomputes.
         """
         dtype = self.projector.latents[...].dtype
         pixels = images.astype(self.vision.aggregator.camera_token[...].dtype) / 255
-        tokens = self.vision.aggregator(pixels, view_counts, remat=remat)
+        tokens = self.vision.aggregator(pixels, view_counts, remat=remat != "none")
         sets, views, patches, width = tokens.shape
         context = tokens.reshape(sets, views * patches, width).astype(dtype)
         real = jnp.arange(views) < view_counts[:, None]
-        visual = self.projector(context, jnp.repeat(real, patches, 1), dropout_key=dropout_key)
+        seen = jnp.repeat(real, patches, 1)
+        visual = self.projector(context, seen, dropout_key=dropout_key, remat=remat)
         if hasattr(self, "geometry"):
             poses = self.geometry(geometry.astype(dtype), view_counts)
             visual = jnp.concatenate([poses, visual], axis=1)

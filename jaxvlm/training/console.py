@@ -66,7 +66,7 @@ class MetricLog:
         self._console = console()
 
     def write(self, step: int, metrics: Mapping[str, float], eta: str) -> None:
-        """Records the metrics of one update."""
+        """Records the metrics since the last time."""
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         for name, value in metrics.items():

@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -153,6 +155,7 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     base_key = jax.random.key(config.seed)
     meta = run.meta(0)
     timer = _Timer(first)
+    recent: list[dict[str, jax.Array]] = []
     # Closing the stream ends its worker processes.
     with contextlib.closing(stream), progress("training", last, first) as advance:
         for step in range(first, last):
@@ -164,10 +167,12 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
                 key = jax.random.fold_in(base_key, step * config.train.accumulation + micro)
                 sums = steps.accumulate(state.params, run.frozen, sums, batch, key)
             state, metrics, sums = steps.update(state, sums)
+            recent.append(metrics)
             advance()
             done = step + 1
             if done % config.train.log_every == 0 or done == last:
-                values = {name: float(value) for name, value in metrics.items()}
+                values = _means(recent)
+                recent = []
                 values["schedule"] = float(_factor(config)(step))
                 values["updates_per_second"] = timer.rate(done)
                 eta = duration((last - done) / values["updates_per_second"])
@@ -175,6 +180,17 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
             if done % config.train.save_every == 0 or done == last:
                 checkpoints.save(state, {**meta, "position": done * run.rows_per_update})
     log.close()
+
+
+def _means(recent: Sequence[Mapping[str, jax.Array]]) -> dict[str, float]:
+    """Metrics over several updates; those of label tokens are weighted by how many there were."""
+    table = jax.device_get(list(recent))
+    series = {name: np.array([metrics[name] for metrics in table]) for name in table[0]}
+    labels = series["label_tokens"]
+    means = {name: float(values.mean()) for name, values in series.items()}
+    for name in ("loss", "token_accuracy"):
+        means[name] = float((series[name] * labels).sum() / max(labels.sum(), 1))
+    return means
 
 
 def _factor(config):

@@ -65,7 +65,7 @@ def batch_loss(
     rows, sets = batch["images"].shape[:2]
     per_set = {k: batch[k].reshape(rows * sets, *batch[k].shape[2:]) for k in
                ("images", "view_counts", "geometry")}  # fmt: skip
-    visual = model.encode(**per_set, remat=remat != "none", dropout_key=dropout_key)
+    visual = model.encode(**per_set, remat=remat, dropout_key=dropout_key)
     visual = visual.reshape(rows, sets * visual.shape[1], visual.shape[2])
     x = model.embed(batch["tokens"], batch["visual_index"], visual)
     hidden = model.language(x, batch["positions"], batch["segment_ids"], remat=remat)
