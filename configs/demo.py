@@ -24,9 +24,9 @@ def get_config(argument: str = ""):
     vision.num_heads = 5
     projector = config.model.projector
     projector.latent_dim = 96
-    projector.num_latents = 24
+    projector.num_latents = 16
     projector.num_heads = 4
-    projector.num_layers = 2
+    projector.num_layers = 1
     projector.ffn_dim = 384
     language = config.model.language
     language.weights = None
@@ -48,7 +48,7 @@ def get_config(argument: str = ""):
     data.image_size = 112
     data.num_views = 3
     data.view_dropout = 0.0
-    data.row_length = 256
+    data.row_length = 208
     data.row_sets = 1
     data.row_labels = 40
     data.questions_per_set = 6
@@ -56,12 +56,15 @@ def get_config(argument: str = ""):
 
     for part in ("language", "projector", "geometry"):
         config.optimizer.learning_rate[part] = 1e-3
-    config.train.max_steps = 1400
+    # A longer memory of squared gradients delays the turn from guessing to looking.
+    config.optimizer.b2 = 0.95
+    config.train.max_steps = 4500
     config.train.rows_per_device = 8
     config.train.accumulation = 1
-    config.train.remat = "none"
-    config.train.log_every = 50
-    config.train.save_every = 250
+    # On a CPU it is faster to compute again than to store and fetch.
+    config.train.remat = "full"
+    config.train.log_every = 100
+    config.train.save_every = 500
 
     config.evaluation.max_new_tokens = 8
     config.evaluation.batch_sets = 16

@@ -3,10 +3,11 @@
 Supervision is VGGT's own (arXiv:2503.11651, section 3.3): camera encodings, depth and point maps in
 the first view's frame, the latter two weighted by the predicted confidence. The released VGGT
 starts from DINOv2, whose tokens know what they show; the small one starts from nothing, so a linear
-probe of each patch token learns beside it which kinds and colours the patch shows. The probe and
-the point head are thrown away.
+probe of each patch token learns beside it which kinds and colours the patch shows, and queries
+learn to find things by name among all views. Probe, queries and the point head are thrown away.
 
-Axes: B rooms, V views, H W pixels, S patches a view, P tokens a view, K labels.
+Axes: B rooms, V views, H W pixels, S patches a view, P tokens a view, K labels, E token width,
+N names (kinds, then colours).
 """
 
 import argparse
@@ -29,7 +30,7 @@ from jaxvlm.models.tree import load, pure
 from jaxvlm.models.vggt.config import DPTConfig, VGGTConfig
 from jaxvlm.models.vggt.model import VGGT
 from jaxvlm.paths import flatten
-from jaxvlm.rooms.labels import COLOUR_LABELS, KIND_LABELS
+from jaxvlm.rooms.labels import COLOUR_LABELS, COLOURS, KIND_LABELS, KINDS
 from jaxvlm.rooms.layout import generate_room
 from jaxvlm.rooms.render import render_views
 from jaxvlm.training.console import duration, progress
@@ -57,17 +58,50 @@ ALPHA = 0.2
 # The dense heads are the slow part; they see one view of every so many rooms.
 DENSE_EVERY = 16
 # Weights of the terms of the loss.
-WEIGHTS = {"camera": 1.0, "depth": 0.3, "points": 0.3, "kinds": 10.0, "colours": 10.0}
+WEIGHTS = {
+    "camera": 5.0,
+    "depth": 0.3,
+    "points": 0.3,
+    "kinds": 10.0,
+    "colours": 5.0,
+    "presence": 5.0,
+    "names": 3.0,
+}
+# Fewer pixels in all views together are not held against a name.
+LEAST_PIXELS = 12
+
+
+class Finder(nnx.Module):
+    """One query a name, which attends to the tokens of all views and tells what it found.
+
+    Tokens that answer it keep the kind and the colour of a thing together, and apart from those of
+    other things, which is what the projector's latents will look for.
+    """
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        width, names = 2 * CONFIG.embed_dim, len(KINDS) + len(COLOURS)
+        self.queries = nnx.Param(jax.random.normal(rngs.params(), (names, width)))
+        self.read = nnx.Linear(width, 1 + names, rngs=rngs)
+
+    def __call__(
+        self, tokens: Float[Array, "B T E"]
+    ) -> tuple[Float[Array, "B N"], Float[Array, "B N N"]]:
+        """Logits that each name is there, and of the other names the thing goes by."""
+        scores = jnp.einsum("ne,bte->bnt", self.queries[...], tokens) * tokens.shape[-1] ** -0.5
+        found = jnp.einsum("bnt,bte->bne", jax.nn.softmax(scores, axis=-1), tokens)
+        logits = self.read(found)
+        return logits[..., 0], logits[..., 1:]
 
 
 class Student(nnx.Module):
-    """The small VGGT with a linear probe for kinds and colours."""
+    """The small VGGT with a linear probe for kinds and colours, and a finder of names."""
 
     def __init__(self, *, rngs: nnx.Rngs):
         self.vggt = VGGT(CONFIG, rngs=rngs)
         self.probe = nnx.Linear(
             2 * CONFIG.embed_dim, len(KIND_LABELS) + len(COLOUR_LABELS), rngs=rngs
         )
+        self.finder = Finder(rngs=rngs)
 
 
 def render_rooms(seed: int, first: int, count: int, workers: int) -> dict[str, np.ndarray]:
@@ -104,7 +138,8 @@ def targets(views: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     Returns:
       `images uint8[V,H,W,3]`; `depth f16[V,H,W]` in metres; `cameras f32[V,9]`; `to_first
       f32[V,4,4]` and `k f32[V,3,3]`, camera to first camera and pixel intrinsics; `kinds`,
-      `colours f16[V,S,K]`, the fraction of each patch's pixels that shows a label.
+      `colours f16[V,S,K]`, the fraction of each patch's pixels that shows a label; `pixels
+      f32[kinds,colours]`, how many pixels of all views show a kind in a colour.
     """
     height, width = views["depth"].shape[1:]
     to_first = np.linalg.inv(views["cam_to_world"][0]) @ views["cam_to_world"]
@@ -116,6 +151,7 @@ def targets(views: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "k": views["K"].astype(np.float32),
         "kinds": _fractions(views["kind_map"], len(KIND_LABELS)),
         "colours": _fractions(views["colour_map"], len(COLOUR_LABELS)),
+        "pixels": _pixels(views["kind_map"], views["colour_map"]),
     }
 
 
@@ -163,6 +199,15 @@ def _fractions(labels: Int[np.ndarray, "V H W"], count: int) -> Float[np.ndarray
     return counts.astype(np.float16)
 
 
+def _pixels(
+    kinds: Int[np.ndarray, "V H W"], colours: Int[np.ndarray, "V H W"]
+) -> Float[np.ndarray, "kinds colours"]:
+    """Pixels of every kind in every colour; doors, walls and the like left out."""
+    counts = np.zeros((len(KIND_LABELS), len(COLOUR_LABELS)), np.float32)
+    np.add.at(counts, (kinds, colours), 1)
+    return counts[len(KIND_LABELS) - len(KINDS) :, len(COLOUR_LABELS) - len(COLOURS) :]
+
+
 def points_seen(
     depth: Float[Array, "B H W"], k: Float[Array, "B 3 3"], to_first: Float[Array, "B 4 4"]
 ) -> Float[Array, "B H W 3"]:
@@ -186,7 +231,7 @@ def loss(student: Student, batch: dict[str, Array], dense_view: Array):
     """
     vggt = student.vggt
     images = batch["images"].astype(jnp.float32) / 255
-    tokens = vggt.aggregator(images, layers=tuple(range(CONFIG.depth)))
+    tokens = vggt.aggregator(images, layers=tuple(range(CONFIG.depth)), remat=True)
     poses = vggt.camera_head(tokens[-1])
 
     def chosen(x: Array) -> Array:
@@ -198,8 +243,10 @@ def loss(student: Student, batch: dict[str, Array], dense_view: Array):
     true_depth = chosen(batch["depth"])[:, 0].astype(jnp.float32)
     true_points = points_seen(true_depth, chosen(batch["k"])[:, 0], chosen(batch["to_first"])[:, 0])
     seen = true_depth > 0
-    labels = student.probe(tokens[-1][:, :, CONFIG.special_tokens :])
-    kinds, colours = jnp.split(labels, [len(KIND_LABELS)], axis=-1)
+    patches = tokens[-1][:, :, CONFIG.special_tokens :]
+    kinds, colours = jnp.split(student.probe(patches), [len(KIND_LABELS)], axis=-1)
+    there, others = student.finder(patches.reshape(len(patches), -1, patches.shape[-1]))
+    presence, names = finding_losses(there, others, batch["pixels"])
     distance = jnp.linalg.norm(points[:, 0] - true_points + 1e-6, axis=-1)
     terms = {
         "camera": camera_loss(poses, batch["cameras"]),
@@ -207,8 +254,34 @@ def loss(student: Student, batch: dict[str, Array], dense_view: Array):
         "points": confident_loss(distance, points_confidence[:, 0], seen),
         "kinds": optax.softmax_cross_entropy(kinds, batch["kinds"]).mean(),
         "colours": optax.softmax_cross_entropy(colours, batch["colours"]).mean(),
+        "presence": presence,
+        "names": names,
     }
     return sum(WEIGHTS[name] * value for name, value in terms.items()), terms
+
+
+def finding_losses(
+    there: Float[Array, "B N"],
+    others: Float[Array, "B N N"],
+    pixels: Float[Array, "B kinds colours"],
+) -> tuple[Array, Array]:
+    """Losses of a `Finder`'s logits: is a name there, and what else is the thing called?
+
+    A kind is asked for its colours and a colour for its kinds, in proportion to their pixels; names
+    that are not there are asked nothing.
+    """
+    split = len(KINDS)
+    seen = jnp.concatenate([pixels.sum(2), pixels.sum(1)], axis=1)
+    present = (seen >= LEAST_PIXELS).astype(jnp.float32)
+    presence = optax.sigmoid_binary_cross_entropy(there, present).mean()
+    colours = optax.softmax_cross_entropy(others[:, :split, split:], _shares(pixels))
+    kinds = optax.softmax_cross_entropy(others[:, split:, :split], _shares(pixels.swapaxes(1, 2)))
+    each = jnp.concatenate([colours, kinds], axis=1)
+    return presence, (each * present).sum() / jnp.maximum(present.sum(), 1)
+
+
+def _shares(pixels: Float[Array, "B N M"]) -> Float[Array, "B N M"]:
+    return pixels / jnp.maximum(pixels.sum(-1, keepdims=True), 1)
 
 
 def camera_loss(poses: Float[Array, "I B V 9"], wanted: Float[Array, "B V 9"]) -> Array:
@@ -315,8 +388,13 @@ def evaluate(abstract: Student, params: dict, flags: argparse.Namespace) -> dict
     def measure(params, batch):
         student = load(abstract, params)
         out = student.vggt(batch["images"].astype(jnp.float32) / 255)
-        labels = student.probe(out["tokens"][:, :, CONFIG.special_tokens :])
-        kinds, colours = jnp.split(labels, [len(KIND_LABELS)], axis=-1)
+        patches = out["tokens"][:, :, CONFIG.special_tokens :]
+        kinds, colours = jnp.split(student.probe(patches), [len(KIND_LABELS)], axis=-1)
+        _, others = student.finder(patches.reshape(len(patches), -1, patches.shape[-1]))
+        pixels, split = batch["pixels"], len(KINDS)
+        kind_seen, colour_seen = (pixels.sum(axis) >= LEAST_PIXELS for axis in (2, 1))
+        named_colour = others[:, :split, split:].argmax(-1) == pixels.argmax(2)
+        named_kind = others[:, split:, :split].argmax(-1) == pixels.argmax(1)
         seen = batch["depth"] > 0
         error = jnp.where(seen, jnp.abs(out["depth"][..., 0] - batch["depth"]), 0)
         shift = jnp.linalg.norm(out["poses"][-1][..., :3] - batch["cameras"][..., :3], axis=-1)
@@ -329,6 +407,8 @@ def evaluate(abstract: Student, params: dict, flags: argparse.Namespace) -> dict
             "camera_error_m": shift[:, 1:].mean(),
             "patch_kind_accuracy": (right * objects).sum() / objects.sum(),
             "patch_colour_accuracy": (hue * objects).sum() / objects.sum(),
+            "colour_of_kind_accuracy": (named_colour * kind_seen).sum() / kind_seen.sum(),
+            "kind_of_colour_accuracy": (named_kind * colour_seen).sum() / colour_seen.sum(),
         }
 
     return {name: round(float(v), 4) for name, v in measure(params, batch).items()}
@@ -338,8 +418,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser("jaxvlm.rooms.pretrain", description=__doc__)
     flags.add_argument("--output", type=Path, default=Path("runs/pretrain"))
-    flags.add_argument("--steps", type=int, default=4000)
-    flags.add_argument("--batch", type=int, default=16, help="rooms a step")
+    flags.add_argument("--steps", type=int, default=6500)
+    flags.add_argument("--batch", type=int, default=8, help="rooms a step")
     flags.add_argument("--learning_rate", type=float, default=1.5e-3)
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--rooms", type=int, default=8000, help="different rooms")
