@@ -36,7 +36,7 @@ def test_photographs_are_learnt_by_heart_and_asked_about(tmp_path):
     run(
         "jaxvlm.train",
         *("--config", "configs/demo.py", "--workdir", str(tmp_path / "run"), *data, *settings),
-        *("--config.data.num_views=6", "--config.text.max_length=256"),
+        "--config.data.num_views=6",
     )
     run("jaxvlm.evaluate", "--checkpoint", str(tmp_path / "run"), "--split", "train")
     summary = json.loads((tmp_path / "run/evaluation/train/summary.json").read_text())
@@ -88,7 +88,8 @@ def test_real_sqa3d_text_flows_through_the_real_tokenizer(tmp_path):
         *("--config", "configs/demo.py", "--workdir", str(tmp_path / "run")),
         f"--config.data.train={records}",
         f"--config.text.tokenizer={Path(SHARED) / 'tokenizer' / 'qwen3'}",
-        *("--config.text.max_length=256", "--config.model.language.vocab_size=151936"),
+        *("--config.text.max_length=256", "--config.data.row_length=512"),
+        "--config.model.language.vocab_size=151936",
         *("--config.train.max_steps=20", "--config.train.log_every=1"),
         *("--config.train.rows_per_device=2", "--config.data.row_labels=96"),
     )
