@@ -27,7 +27,7 @@ def get_config(argument: str = ""):
     for split in ("train", "val", "test"):
         config.data[split] = ({"path": f"data/processed/rooms/{split}.jsonl", "weight": 1.0},)
     config.data.blind = argument == "text_only"
-    config.train.max_steps = 9000
-    config.train.log_every = 50
-    config.train.save_every = 500
+    config.train.max_steps = 20_000
+    config.train.log_every = 200
+    config.train.save_every = 2000
     return config
