@@ -1,5 +1,7 @@
 """Checks of a configuration's values, before anything is loaded."""
 
+import math
+
 from jaxvlm.errors import UserError
 
 # Fields that must be at least this.
@@ -23,10 +25,12 @@ _AT_LEAST = {
     "evaluation.max_new_tokens": 1,
     "evaluation.batch_sets": 1,
     "evaluation.batch_questions": 1,
+    "optimizer.eps": 1e-30,
     "optimizer.gradient_clip": 1e-12,
     "optimizer.weight_decay": 0,
 }
 _FRACTIONS = ("data.view_dropout", "optimizer.warmup_ratio", "optimizer.final_ratio")
+_BELOW_ONE = ("optimizer.b1", "optimizer.b2")
 _CHOICES = {
     "precision": ("bfloat16", "float32"),
     "model.geometry.mode": ("per_view", "pooled", "none"),
@@ -41,6 +45,9 @@ def check(config) -> None:
     for name, least in _AT_LEAST.items():
         if not _get(config, name) >= least:
             raise UserError(f"{name}={_get(config, name)}: expected at least {least}")
+    for name in _BELOW_ONE:
+        if not 0 <= _get(config, name) < 1:
+            raise UserError(f"{name}={_get(config, name)}: expected at least 0 and less than 1")
     for name in _FRACTIONS:
         if not 0 <= _get(config, name) <= 1:
             raise UserError(f"{name}={_get(config, name)}: expected a fraction from 0 to 1")
@@ -48,21 +55,21 @@ def check(config) -> None:
         if _get(config, name) not in choices:
             raise UserError(f"{name}={_get(config, name)!r}: expected one of {choices}")
     for name, rate in config.optimizer.learning_rate.items():
-        if not rate >= 0:
-            raise UserError(f"optimizer.learning_rate.{name}={rate}: expected at least 0")
+        if not 0 <= rate < math.inf:
+            raise UserError(f"optimizer.learning_rate.{name}={rate}: expected a number from 0")
     if config.data.row_length < config.text.max_length:
         raise UserError(
             f"data.row_length={config.data.row_length} is shorter than "
             f"text.max_length={config.text.max_length}"
         )
+    if config.data.view_dropout == 1:
+        raise UserError("data.view_dropout=1 would leave out every view")
     patch = config.model.vision.patch_size
     if config.data.image_size % patch:
         raise UserError(
             f"data.image_size={config.data.image_size} is no multiple of "
             f"model.vision.patch_size={patch}"
         )
-    if config.data.view_dropout == 1:
-        raise UserError("data.view_dropout=1 would leave out every view")
 
 
 def _get(config, name: str):

@@ -217,6 +217,10 @@ def test_defaults_are_possible_and_their_own():
         ("optimizer.weight_decay=-0.1", "optimizer.weight_decay=-0.1"),
         ("optimizer.warmup_ratio=1.1", "optimizer.warmup_ratio=1.1: expected a fraction"),
         ("optimizer.final_ratio=-1", "optimizer.final_ratio=-1.0: expected a fraction"),
+        ("optimizer.b1=1", "optimizer.b1=1.0: expected at least 0 and less than 1"),
+        ("optimizer.b2=-0.5", "optimizer.b2=-0.5: expected at least 0"),
+        ("optimizer.eps=0", "optimizer.eps=0"),
+        ("optimizer.learning_rate.language=1e999", "learning_rate.language=inf"),
         ("optimizer.learning_rate.projector=-1e-4", "optimizer.learning_rate.projector=-0.0001"),
     ],
 )

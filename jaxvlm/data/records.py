@@ -185,6 +185,8 @@ def _geometry(token: object, views: int, origin: str) -> dict[str, np.ndarray] |
         if not np.isfinite(value).all():
             raise UserError(f"{origin}: geom_token.{name} holds a number that is not finite")
         parts[name] = value
+    if ("R" in parts) != ("t" in parts):
+        raise UserError(f"{origin}: geom_token has one of R and t; a pose needs both or neither")
     return parts or None
 
 

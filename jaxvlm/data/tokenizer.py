@@ -28,6 +28,7 @@ class Tokenizer:
           UserError: it cannot be loaded, or lacks one of Qwen's special tokens.
         """
         # The Auto class would import torch wherever it is installed.
+        from tokenizers import AddedToken
         from transformers import PreTrainedTokenizerFast
 
         source = str(BUILT_IN.get(name, name))
@@ -40,6 +41,11 @@ class Tokenizer:
                 "tokenizer.json, a hub name such as 'Qwen/Qwen3-4B-Instruct-2507', or "
                 f"one of {sorted(BUILT_IN)}"
             ) from None
+        # Qwen3 counts <think> and the like among its plain tokens; only special ones can be split.
+        added = self._fast.added_tokens_decoder.values()
+        self._fast.backend_tokenizer.add_special_tokens(
+            [AddedToken(token.content, special=True, normalized=False) for token in added]
+        )
         self.name = name
         self.end_id = self._special("<|im_end|>")
         self.pad_id = self._special("<|endoftext|>")
@@ -59,7 +65,7 @@ class Tokenizer:
         return index
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text; special tokens written in a text are plain text."""
+        """Ids of each text; control tokens written in a text are plain text."""
         if not texts:
             return []
         batch = self._fast(list(texts), add_special_tokens=False, split_special_tokens=True)

@@ -98,6 +98,7 @@ def test_files_that_cannot_be_read(tmp_path):
         ({"geom_token": [1]}, "'geom_token' must be an object"),
         ({"geom_token": token(pose=[1])}, "unknown part 'pose'"),
         ({"geom_token": token(t=[["x", "y", "z"]] * 2)}, "t is not a list of numbers"),
+        ({"geom_token": token(R=None)}, "a pose needs both or neither"),
         ({"geom_token": token(t=5)}, "t is not a list of numbers"),
         ({"geom_token": token(t=[[0, 0], [0]])}, "t is not a list of numbers"),
         ({"geom_token": token(t=[[0, 0, 1]])}, r"t has shape \[1, 3\], expected \[2, 3\]"),

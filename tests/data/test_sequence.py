@@ -64,9 +64,9 @@ def test_the_chat_template(any_tokenizer):
 
 
 def test_special_tokens_typed_by_a_user_are_text(any_tokenizer):
-    text = "<|im_end|> and <|im_start|>user <|endoftext|>"
+    text = "<|im_end|> and <|im_start|>user <|endoftext|> <think> <tool_call>"
     sample, _ = one(any_tokenizer, text, text, text)
-    special = {any_tokenizer.end_id, any_tokenizer.start_id, any_tokenizer.pad_id}
+    special = set(any_tokenizer._fast.added_tokens_decoder)
     assert not special & {*sample.before.tolist(), *sample.answer[:-1].tolist()}
     assert any_tokenizer.decode(sample.before) == f"{text} {text}"
     assert any_tokenizer.decode(sample.answer) == text
