@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+# Queries attended at a time.
+_QUERIES = 1024
+
 
 def attention(
     query: Float[Array, "B T N H"],
@@ -14,22 +17,48 @@ def attention(
     value: Float[Array, "B S K H"],
     *,
     mask: Bool[Array, "B #N #T S"] | None = None,
-    causal: bool = False,
 ) -> Float[Array, "B T N H"]:
     """Softmax attention with scale 1/sqrt(H), scores in float32.
+
+    Long queries are attended piece by piece: the scores of VGGT's global attention among 8 views
+    would take gigabytes an image set.
 
     Args:
       query: queries; N is a multiple of K (grouped-query attention).
       key: keys.
       value: values.
       mask: true where a query may see a key; a query that may see nothing returns the mean value.
-      causal: additionally forbid keys behind the query's own index.
 
     Returns:
       The attended values in the queries' dtype.
     """
+    batch, length, *_ = query.shape
+    pieces = -(-length // _QUERIES)
     if mask is not None:
-        mask = jnp.broadcast_to(mask, (query.shape[0], mask.shape[1], query.shape[1], key.shape[1]))
-    return jax.nn.dot_product_attention(
-        query, key, value, mask=mask, is_causal=causal, implementation="xla"
-    )
+        mask = jnp.broadcast_to(mask, (batch, mask.shape[1], length, key.shape[1]))
+    if pieces == 1:
+        return _attend(query, key, value, mask)
+    # Padding is attended too, and cut off again.
+    size = -(-length // pieces)
+    queries = _split(query, 1, pieces, size)
+    masks = None if mask is None else _split(mask, 2, pieces, size)
+
+    def piece(queries_and_mask):
+        queries, seen = queries_and_mask
+        return _attend(queries, key, value, seen)
+
+    # Scores are recomputed backwards: those of all pieces together are what is too large.
+    out = jax.lax.map(jax.checkpoint(piece, prevent_cse=False), (queries, masks))
+    return jnp.moveaxis(out, 0, 1).reshape(batch, pieces * size, *query.shape[2:])[:, :length]
+
+
+def _attend(query, key, value, mask):
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
+
+
+def _split(x: Array, axis: int, pieces: int, size: int) -> Array:
+    """Cuts `axis` into `pieces` of `size`, on a new first axis; the last is padded with zeros."""
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, pieces * size - x.shape[axis])
+    x = jnp.pad(x, widths)
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], pieces, size, *x.shape[axis + 1 :]), axis, 0)

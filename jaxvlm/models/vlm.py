@@ -54,7 +54,7 @@ class VLM(nnx.Module):
         pass recomputes.
         """
         dtype = self.projector.latents[...].dtype
-        pixels = images.astype(self.vision.aggregator.camera_token[...].dtype) / 255
+        pixels = images.astype(jnp.float32) / 255
         tokens = self.vision.aggregator(pixels, view_counts, remat=remat != "none")
         sets, views, patches, width = tokens.shape
         context = tokens.reshape(sets, views * patches, width).astype(dtype)

@@ -131,13 +131,15 @@ class Aggregator(nnx.Module):
             within = x.reshape(tokens.shape)
             x = cross(x.reshape(batch, views * per_view, width), across, mask).reshape(tokens.shape)
             here = (jnp.asarray(asked) == index).reshape(-1, 1, 1, 1, 1)
-            return (x, jnp.where(here, jnp.concatenate([within, x], axis=-1), kept)), None
+            both = jnp.concatenate([within, x], axis=-1).astype(kept.dtype)
+            return (x, jnp.where(here, both, kept)), None
 
         if remat:
             body = jax.checkpoint(body, prevent_cse=False)
-        kept = jnp.zeros((len(asked), batch, views, per_view, 2 * width), tokens.dtype)
+        dtype = self.camera_token[...].dtype
+        kept = jnp.zeros((len(asked), batch, views, per_view, 2 * width), dtype)
         pairs = (self.frame_blocks, self.global_blocks, jnp.arange(self.config.depth))
-        return jax.lax.scan(body, (tokens, kept), pairs)[0][1]
+        return jax.lax.scan(body, (tokens.astype(jnp.float32), kept), pairs)[0][1]
 
     def _rotation(self, grid: tuple[int, int]) -> Rotation:
         """Patches stand at (row + 1, column + 1) in every view, special tokens at (0, 0)."""

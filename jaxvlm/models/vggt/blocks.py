@@ -122,7 +122,11 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm block with LayerScale on both branches."""
+    """Pre-norm block with LayerScale on both branches.
+
+    The branches compute in the dtype of the parameters; the sum keeps that of `x`, which is float32
+    in the long stacks, as under PyTorch's autocast.
+    """
 
     def __init__(
         self,
@@ -151,9 +155,9 @@ class Block(nnx.Module):
         mask: Mask | None = None,
     ) -> Float[Array, "B T C"]:
         """Attends among the T tokens, then transforms each by itself."""
-        x = batch_sharded(x)
-        x = x + self.ls1[...] * self.attn(self.norm1(x), rotation, mask)
-        return x + self.ls2[...] * self.mlp(self.norm2(x))
+        x, dtype = batch_sharded(x), self.ls1[...].dtype
+        x = x + self.ls1[...] * self.attn(self.norm1(x).astype(dtype), rotation, mask)
+        return x + self.ls2[...] * self.mlp(self.norm2(x).astype(dtype))
 
 
 class PatchProjection(nnx.Module):

@@ -78,7 +78,7 @@ class VisionTransformer(nnx.Module):
     def __call__(
         self, images: Float[Array, "B H W 3"], *, remat: bool = False
     ) -> Float[Array, "B S C"]:
-        """Embeds normalised images."""
+        """Embeds normalised images; the result is float32."""
         x = self.patch_embed(images)
         batch, _, width = x.shape
         cls = jnp.broadcast_to(self.cls_token[...], (batch, 1, width))
@@ -87,7 +87,7 @@ class VisionTransformer(nnx.Module):
         registers = self.register_tokens[...]
         registers = jnp.broadcast_to(registers, (batch, *registers.shape[1:]))
         x = jnp.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
-        x = run(self.blocks, x, remat=remat)
+        x = run(self.blocks, x.astype(jnp.float32), remat=remat)
         return self.norm(x[:, 1 + registers.shape[1] :])
 
 
