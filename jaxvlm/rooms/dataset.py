@@ -72,6 +72,7 @@ class RoomsFolder:
         """Claims the folder for these parameters; false where everything stands already."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign()
             if overwrite:
                 self._clear()
             meta = self._meta()
@@ -85,7 +86,7 @@ class RoomsFolder:
                 f"{self.path} holds rooms made with other settings ({self._difference(meta)}): "
                 "choose another --output, or pass --overwrite to replace them"
             )
-        return not (meta.get("complete") and all(path.exists() for path in self.record_files()))
+        return not (meta.get("complete") and self._sizes() == meta.get("bytes"))
 
     def missing(self) -> list[tuple[str, int]]:
         """Rooms without a finished part, as (split, index)."""
@@ -137,7 +138,7 @@ class RoomsFolder:
             raise UserError(f"{path} is not valid JSON: pass --overwrite to start anew") from error
 
     def _write_meta(self, complete: bool) -> None:
-        meta = self.identity | {"complete": complete}
+        meta = self.identity | {"complete": complete, "bytes": self._sizes()}
         _write_text(self.path / "meta.json", json.dumps(meta, indent=2) + "\n")
 
     def _difference(self, meta: dict[str, Any]) -> str:
@@ -146,6 +147,25 @@ class RoomsFolder:
         there, here = meta.get("parameters", {}), self.identity["parameters"]
         changed = [name for name in here if there.get(name) != here[name]]
         return ", ".join(f"{name} {there.get(name)}, now {here[name]}" for name in changed)
+
+    def _refuse_foreign(self) -> None:
+        """Nothing that this program did not write is overwritten or removed."""
+        if (self.path / "meta.json").exists():
+            return
+        ours = [self.path / name for name in OWN] + self.record_files()
+        found = next((path for path in ours if path.exists()), None)
+        if found is not None:
+            raise UserError(
+                f"{found} exists, but {self.path} is no folder of rooms (it has no meta.json): "
+                "choose another --output"
+            )
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of each record file; nothing where one is missing, or the images are."""
+        files = self.record_files()
+        if not all(path.is_file() for path in files) or not (self.path / "images").is_dir():
+            return {}
+        return {path.name: path.stat().st_size for path in files}
 
     def _clear(self) -> None:
         for path in [self.path / name for name in OWN] + self.record_files():

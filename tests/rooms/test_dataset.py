@@ -1,6 +1,7 @@
 """The command: the same files for any number of workers, resumption, clear refusals."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +166,22 @@ def test_no_jax_is_loaded():
         "sys.exit(any(name.split('.')[0] in ('jax', 'torch') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_files_of_others_are_left_alone(tmp_path, capsys, more):
+    (tmp_path / "train.jsonl").write_text("mine")
+    assert main(["--output", str(tmp_path), *QUICK, *more]) == 2
+    assert "is no folder of rooms" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["train.jsonl"]
+    assert (tmp_path / "train.jsonl").read_text() == "mine"
+
+
+def test_a_damaged_set_is_made_again(made, tmp_path, capsys):
+    folder = tmp_path / "rooms"
+    shutil.copytree(made, folder)
+    whole = files(folder)
+    (folder / "train.jsonl").write_text("cut")
+    assert main(["--output", str(folder), *QUICK, "--depth"]) == 0
+    assert "up to date" not in capsys.readouterr().out
+    assert files(folder) == whole
