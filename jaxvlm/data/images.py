@@ -9,8 +9,11 @@ from PIL import Image, ImageOps
 
 from jaxvlm.errors import UserError
 
+# The longest side of a photograph, in short sides; resizing longer ones would fill the memory.
+_LONGEST = 20
 
-def load_image(path: str, size: int) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
+
+def load_image(path: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
     """Reads an image as the original does: short side to `size` (bicubic), then a centre crop.
 
     Transparency is laid over white; the EXIF orientation is applied.
@@ -20,25 +23,20 @@ def load_image(path: str, size: int) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[
       size: side of the square in pixels.
 
     Returns:
-      The pixels `uint8[size, size, 3]` and the `(width, height)` before the resize.
+      The pixels `uint8[size, size, 3]`.
 
     Raises:
       UserError: a file that is no image or is cut off.
     """
-    with _named(path), Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("RGB")
-    width, height = image.size
-    resized = resized_size(width, height, size)
+    with _open(path) as file:
+        image = upright_rgb(file)
+    resized = resized_size(*image.size, size)
     if resized != image.size:
         image = image.resize(resized, Image.Resampling.BICUBIC)
     left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
     if resized != (size, size):
         image = image.crop((left, top, left + size, top + size))
-    return np.asarray(image), (width, height)
+    return np.asarray(image)
 
 
 def check_image(path: str) -> None:
@@ -47,15 +45,32 @@ def check_image(path: str) -> None:
     Raises:
       UserError: a file that is no image.
     """
-    with _named(path), Image.open(path):
+    with _open(path):
         pass
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The image as a person sees it: EXIF orientation applied, transparency over white, 8 bits."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        # Pillow would cut the values off at 255.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
 @contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Turns Pillow's errors into one that names the file."""
+def _open(path: str) -> Iterator[Image.Image]:
+    """The opened file; whatever is wrong with it, then or while it is read, names it."""
     try:
-        yield
+        with Image.open(path) as file:
+            if max(file.size) > _LONGEST * min(file.size):
+                raise ValueError(f"{file.width} x {file.height} pixels are no photograph's shape")
+            if file.mode in ("I", "F"):
+                raise ValueError(f"its pixels are numbers of mode {file.mode!r}, not colours")
+            yield file
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"the image {path!r} cannot be read: {error}") from None
 

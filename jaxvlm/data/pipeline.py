@@ -12,16 +12,25 @@ from jaxvlm.data.rows import RowBuilder, SetReader, VisualLayout
 from jaxvlm.data.sequence import tokenize
 from jaxvlm.data.sources import load_sources
 from jaxvlm.data.tokenizer import load_tokenizer
+from jaxvlm.data.views import say_cut_views
 from jaxvlm.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Random access to the first `count` rows of a plan (a Grain data source)."""
+    """Random access to the first `count` rows of a plan (a Grain data source).
+
+    Attributes:
+      plan: which samples a row has.
+      builder: makes the arrays.
+      count: rows of the whole run.
+      fingerprint: tells the records of one run from another's.
+    """
 
     plan: Plan
     builder: RowBuilder
     count: int
+    fingerprint: list[str]
 
     def __len__(self) -> int:
         return self.count
@@ -58,6 +67,7 @@ def training_rows(config, count: int) -> Rows:
     for record in records:
         if not record.answer:
             raise UserError(f"{record.origin}: a training record needs an 'answer'")
+    say_cut_views(records, data.num_views)
     tokenizer = load_tokenizer(config.text.tokenizer)
     layout, reader = visual_layout(config), set_reader(config)
     most_visual = len(layout.index(data.num_views, True))
@@ -86,7 +96,7 @@ def training_rows(config, count: int) -> Rows:
     builder = RowBuilder(
         records, samples, capacity, layout, reader, tokenizer.placeholder_id, tokenizer.pad_id
     )
-    return Rows(plan, builder, count)
+    return Rows(plan, builder, count, [source.fingerprint for source in sources])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,8 @@ from jaxvlm.errors import UserError
 
 # Numbers a view of each part of `geom_token`.
 GEOMETRY_PARTS = {"R": 9, "t": 3, "K": 9, "depth_hist": 16}
+# Beyond this, metres and pixels are a mistake, and the features made of them would overflow.
+_LARGEST = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +93,8 @@ def _decode(text: str, origin: str) -> object:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{origin}: malformed JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{origin}: malformed JSON: {error}") from None
 
 
 def parse_record(entry: object, origin: str) -> Record:
@@ -111,6 +115,9 @@ def parse_record(entry: object, origin: str) -> Record:
     if action is not None and not isinstance(action, dict):
         raise UserError(f"{origin}: 'action_json' must be an object")
     answer, answers = _answers(entry, action, origin)
+    for text in (question, answer, *answers, str(entry.get("situation"))):
+        if _unpaired(text):
+            raise UserError(f"{origin}: {text!r} holds bytes that are no UTF-8 text")
     up = entry.get("up", "z")
     if up not in ("z", "y"):
         raise UserError(f'{origin}: \'up\' must be "z" or "y", found {up!r}')
@@ -139,6 +146,11 @@ def _text(entry: dict, field: str, origin: str) -> str:
     if value is not None and not isinstance(value, str):
         raise UserError(f"{origin}: {field!r} must be a text, found {type(value).__name__}")
     return value or ""
+
+
+def _unpaired(text: str) -> bool:
+    """Whether it holds half of a surrogate pair, which no encoding can write."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _name(value: object) -> str:
@@ -175,7 +187,7 @@ def _geometry(token: object, views: int, origin: str) -> dict[str, np.ndarray] |
             continue
         try:
             value = np.asarray(token[name], np.float32).reshape(len(token[name]), -1)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UserError(f"{origin}: geom_token.{name} is not a list of numbers") from None
         if value.shape != (views, width):
             raise UserError(
@@ -184,6 +196,11 @@ def _geometry(token: object, views: int, origin: str) -> dict[str, np.ndarray] |
             )
         if not np.isfinite(value).all():
             raise UserError(f"{origin}: geom_token.{name} holds a number that is not finite")
+        if np.abs(value).max() > _LARGEST:
+            raise UserError(
+                f"{origin}: geom_token.{name} holds {np.abs(value).max():g}; expected metres and "
+                f"pixels, at most {_LARGEST:g}"
+            )
         parts[name] = value
     if ("R" in parts) != ("t" in parts):
         raise UserError(f"{origin}: geom_token has one of R and t; a pose needs both or neither")
@@ -199,4 +216,4 @@ def _image_size(size: object, origin: str) -> tuple[int, int] | None:
 
 
 def _positive_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST

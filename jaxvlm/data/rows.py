@@ -14,6 +14,7 @@ from jaxvlm.data.images import load_image
 from jaxvlm.data.plan import Capacity, Group
 from jaxvlm.data.records import Record
 from jaxvlm.data.sequence import Sample, prompt
+from jaxvlm.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class SetReader:
         geometry = np.zeros((self.views, FEATURES), np.float32)
         if not self.blind:
             for slot, view in enumerate(kept):
-                images[slot] = load_image(record.images[view], self.size)[0]
+                images[slot] = _image(record, view, self.size)
             features = geometry_features(record, list(kept), self.size)
             if features is not None:
                 geometry[: len(kept)] = features
@@ -74,6 +75,13 @@ class SetReader:
     def has_geometry(self, record: Record) -> bool:
         """Whether the record's samples are shown geometry tokens."""
         return record.geometry is not None and not self.blind
+
+
+def _image(record: Record, view: int, size: int) -> np.ndarray:
+    try:
+        return load_image(record.images[view], size)
+    except UserError as error:
+        raise UserError(f"{record.origin}: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import glob
+import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +25,14 @@ class Source:
       path: the path or glob they came from.
       weight: share of the samples drawn from this source, relative to the others'.
       records: the records, image paths resolved to files that exist.
+      fingerprint: SHA-256 of what the records say and of which are left out; where the images lie
+        is not part of it.
     """
 
     path: str
     weight: float
     records: list[Record]
+    fingerprint: str
 
 
 def load_sources(
@@ -49,6 +53,12 @@ def load_sources(
         raise UserError(f'data.missing_images is {missing_images!r}; expected "error" or "skip"')
     if not specs:
         raise UserError("the split names no source; give at least one {'path': …, 'weight': …}")
+    for spec in specs:
+        if not isinstance(spec, Mapping):
+            raise UserError(
+                f"a data source is a mapping like {{'path': 'train.jsonl', 'weight': 1.0}}, "
+                f"found {spec!r}"
+            )
     return [_load(dict(spec), image_roots, missing_images) for spec in specs]
 
 
@@ -60,8 +70,10 @@ def _load(spec: dict, image_roots: Sequence[str], missing_images: str) -> Source
     path, weight = spec.get("path"), spec.get("weight", 1.0)
     if not isinstance(path, str) or not path:
         raise UserError(f"a data source needs a 'path', found {path!r}")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
-        raise UserError(f"the weight of source {path!r} must be a positive number, found {weight}")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e9:
+        raise UserError(
+            f"the weight of source {path!r} must be a number above 0 and below 1e9, found {weight}"
+        )
     files = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
     if not files:
         raise UserError(f"no file matches the data source {path!r}")
@@ -70,7 +82,20 @@ def _load(spec: dict, image_roots: Sequence[str], missing_images: str) -> Source
         records = [record for record in records if record.task == spec["task"]]
         if not records:
             raise UserError(f"source {path!r} holds no record of the task {spec['task']!r}")
-    return Source(path, float(weight), resolve_images(records, image_roots, missing_images, path))
+    kept = resolve_images(records, image_roots, missing_images, path)
+    return Source(path, float(weight), kept, _fingerprint(records, kept))
+
+
+def _fingerprint(records: list[Record], kept: list[Record]) -> str:
+    digest = hashlib.sha256()
+    for record in records:
+        fields = {**vars(record), "origin": None, "geometry": None}
+        digest.update(repr(sorted(fields.items())).encode())
+        for name, values in sorted((record.geometry or {}).items()):
+            digest.update(name.encode() + values.tobytes())
+    if len(kept) < len(records):
+        digest.update(repr([record.origin.rsplit(":", 1)[1] for record in kept]).encode())
+    return digest.hexdigest()
 
 
 def resolve_images(

@@ -1,6 +1,20 @@
 """Which views of an image set are shown."""
 
+from collections.abc import Sequence
+
 import numpy as np
+
+from jaxvlm.data.records import Record
+
+
+def say_cut_views(records: Sequence[Record], num_views: int) -> None:
+    """Prints how many records have more images than are shown."""
+    cut = sum(len(record.images) > num_views for record in records)
+    if cut:
+        print(
+            f"{cut} of {len(records)} records have more than data.num_views={num_views} images; "
+            "the first ones are shown"
+        )
 
 
 def keep_views(

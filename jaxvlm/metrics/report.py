@@ -7,6 +7,7 @@ from html import escape
 
 from PIL import Image
 
+from jaxvlm.data.images import upright_rgb
 from jaxvlm.metrics.summary import COLUMNS, Prediction, rows
 
 # Rooms on the page, and the side in pixels of their pictures.
@@ -93,7 +94,7 @@ def _room(images: tuple[str, ...], asked: Sequence[Prediction]) -> str:
 def _picture(path: str) -> str:
     """The image as a data URL, no larger than it is shown."""
     with Image.open(path) as image:
-        image = image.convert("RGB")
+        image = upright_rgb(image)
         image.thumbnail((2 * _SIDE, 2 * _SIDE))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)
