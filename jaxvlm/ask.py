@@ -4,6 +4,7 @@ python -m jaxvlm.ask --checkpoint runs/demo --images a.jpg b.jpg --question "Wha
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from jaxvlm import entry
@@ -15,25 +16,35 @@ def main(flags: argparse.Namespace) -> None:
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.data.records import parse_record
     from jaxvlm.generation.answer import answer_records
-    from jaxvlm.generation.restore import restore_answerer
+    from jaxvlm.generation.restore import find_checkpoint, restore_answerer, run_config
 
     for image in flags.images:
         if not Path(image).is_file():
-            raise UserError(f"--images: {image!r} does not exist")
-    entry_ = {
-        "images": flags.images,
-        "question": flags.question,
-        "situation": flags.situation,
-    }
-    record = parse_record(entry_, "--question")
+            raise UserError(f"--images: {image!r} is not a file")
+    fields = {"images": flags.images, "question": flags.question, "situation": flags.situation}
+    record = parse_record({**fields, **_geometry(flags.geometry)}, "--question and --geometry")
     overrides = ["evaluation.batch_sets=1", "evaluation.batch_questions=1", *flags.overrides]
-    answerer = restore_answerer(flags.checkpoint, overrides)
-    most = answerer.config.data.num_views
+    folder = find_checkpoint(flags.checkpoint)
+    config = run_config(folder, overrides)
+    most = config.data.num_views
     if len(flags.images) > most:
         raise UserError(
             f"--images: {len(flags.images)} views, but this run was trained with at most {most}"
         )
-    print(answer_records(answerer, [record])[0])
+    print(answer_records(restore_answerer(folder, config), [record])[0])
+
+
+def _geometry(path: Path | None) -> dict:
+    """The fields of a record that tell where its cameras stood."""
+    if path is None:
+        return {}
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--geometry {path} cannot be read: {error}") from None
+    if not isinstance(fields, dict) or "geom_token" not in fields:
+        raise UserError(f"--geometry {path}: expected a JSON object with 'geom_token'")
+    return {name: fields[name] for name in ("geom_token", "image_size", "up") if name in fields}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,6 +54,11 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--images", required=True, nargs="+", help="views of one scene, in order")
     flags.add_argument("--question", required=True)
     flags.add_argument("--situation", default="", help="where the asker stands")
+    flags.add_argument(
+        "--geometry",
+        type=Path,
+        help="JSON file with the geom_token (and image_size, up) of these images, as in a record",
+    )
     return flags
 
 

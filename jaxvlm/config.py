@@ -74,7 +74,7 @@ def default() -> ConfigDict:
             },
             "data": {
                 # A tuple of {"path": path or glob, "weight": 1.0, "task": name}; an override may
-                # give a path alone.
+                # give paths alone.
                 "train": (),
                 "val": (),
                 "test": (),
@@ -250,10 +250,11 @@ def _checked(name: str, current: object, value: object) -> object:
     """`value` in the field's type."""
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if name in ("data.train", "data.val", "data.test") and isinstance(value, str | tuple | list):
+        parts = (value,) if isinstance(value, str) else value
+        return tuple({"path": p, "weight": 1.0} if isinstance(p, str) else p for p in parts)
     if isinstance(current, tuple) and isinstance(value, list):
         return tuple(value)
-    if name in ("data.train", "data.val", "data.test") and isinstance(value, str):
-        return ({"path": value, "weight": 1.0},)
     optional = (str, type(None)) if name.endswith(".weights") else ()
     if not isinstance(value, (type(current), *optional)) or (
         isinstance(value, bool) != isinstance(current, bool)

@@ -3,11 +3,13 @@
 import math
 
 from jaxvlm.errors import UserError
+from jaxvlm.paths import flatten
 
 # Fields that must be at least this.
 _AT_LEAST = {
     "seed": 0,
-    "model.vision.patch_size": 1,
+    "model.language.rms_norm_eps": 1e-30,
+    "model.language.rope_theta": 1,
     "text.max_length": 8,
     "data.image_size": 14,
     "data.num_views": 1,
@@ -43,8 +45,13 @@ _CHOICES = {
 def check(config) -> None:
     """Raises a UserError that names the first field with an impossible value."""
     for name, least in _AT_LEAST.items():
-        if not _get(config, name) >= least:
+        if not least <= _get(config, name) < math.inf:
             raise UserError(f"{name}={_get(config, name)}: expected at least {least}")
+    if config.seed >= 2**32:
+        raise UserError(f"seed={config.seed}: expected less than 2**32")
+    for name, value in flatten(config.model.to_dict()).items():
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise UserError(f"model.{name.replace('/', '.')}={value}: expected at least 1")
     for name in _BELOW_ONE:
         if not 0 <= _get(config, name) < 1:
             raise UserError(f"{name}={_get(config, name)}: expected at least 0 and less than 1")

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from jaxvlm.errors import UserError
@@ -47,10 +48,17 @@ def run(
         main(namespace)
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        sys.stderr.flush()
-        # Worker threads of libraries must not keep a failed start alive.
-        sys.stdout.flush()
-        os._exit(2)
+        _exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _exit(130)
+    except Exception:
+        traceback.print_exc()
+        _exit(1)
+
+
+def _exit(code: int) -> None:
+    """Ends the process at once: threads of libraries must not keep a failed run alive."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

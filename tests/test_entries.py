@@ -162,6 +162,12 @@ def test_a_wrong_start_leaves_with_exit_code_2_and_one_line(tmp_path):
         ("text.max_length=8", r"records.jsonl:\d+: the answer .* no room .*text.max_length=8"),
         ("data.row_labels=1", r"data.row_labels=1 is less than the longest answer"),
         ("data.row_length=40", r"data.row_length=40 is shorter than text.max_length=48"),
+        ("model.projector.num_heads=0", r"model.projector.num_heads=0: expected at least 1"),
+        ("model.language.rope_theta=0.0", r"model.language.rope_theta=0.0: expected at least 1"),
+        ("optimizer.weight_decay=1e999", r"optimizer.weight_decay=inf: expected"),
+        ("seed=99999999999", r"seed=99999999999: expected less than"),
+        ("data.train=('none.jsonl','b.jsonl')", r"'none.jsonl' does not exist"),
+        ("data.train=(3,)", r"a data source is a mapping like .*found 3"),
         ("mesh.data=3", r"mesh.data=3 x mesh.fsdp=-1 does not make 1 devices"),
         ("text.tokenizer=./nothing", r"text.tokenizer='./nothing' cannot be loaded"),
     ],
@@ -254,7 +260,7 @@ def test_wrong_flags_of_evaluate_and_ask(refused, finished_run, records, tmp_pat
     assert "cannot be written" in line
     question = ("--question", "Where?")
     line = refused(ask, *checkpoint, "--images", tmp_path / "none.png", *question)
-    assert "--images: " in line and "does not exist" in line
+    assert "--images: " in line and "is not a file" in line
     image = records.parent / "scene0_0.png"
     line = refused(ask, *checkpoint, "--images", image, image, image, *question)
     assert "3 views, but this run was trained with at most 2" in line
@@ -262,3 +268,65 @@ def test_wrong_flags_of_evaluate_and_ask(refused, finished_run, records, tmp_pat
     assert "--question" in line
     line = refused(ask, *checkpoint, "--images", tmp_path / "file", *question)
     assert "cannot be read" in line
+
+
+def test_an_evaluation_is_made_anew_when_anything_it_came_from_changes(
+    call, finished_run, colours, tmp_path
+):
+    data, out = colours.with_name("copy.jsonl"), tmp_path / "out"
+    data.write_text(colours.read_text())
+    command = ("--checkpoint", finished_run, "--data", data, "--output", out, "--no-controls")
+
+    def again(*more):
+        code, printed, errors = call(evaluate, *command, *more)
+        assert code == 0, errors
+        return "up to date" in printed
+
+    assert not again()
+    assert again()
+    (out / "predictions.jsonl").unlink()
+    assert not again()
+    assert not again("--config.evaluation.max_new_tokens=5")
+    data.write_text(re.sub(r'"answer": "\w+"', '"answer": "zebra"', colours.read_text()))
+    assert not again()
+    assert json.loads((out / "summary.json").read_text())["exact_match"] == 0.0
+
+
+def test_an_evaluation_that_breaks_off_leaves_no_old_summary(
+    call, finished_run, colours, tmp_path, monkeypatch
+):
+    command = ("--checkpoint", finished_run, "--data", colours, "--output", tmp_path)
+    assert call(evaluate, *command)[0] == 0
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jaxvlm.metrics.report.page", full)
+    assert call(evaluate, *command, "--limit", "2")[0] == 1
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_missing_training_records_stop_an_evaluation_before_it_answers(
+    call, finished_run, monkeypatch
+):
+    def must_not(*arguments):
+        raise AssertionError("a question was answered")
+
+    monkeypatch.setattr("jaxvlm.generation.answer.answer_records", must_not)
+    wrong = "--config.data.train=none.jsonl"
+    code, _, errors = call(evaluate, "--checkpoint", finished_run, wrong)
+    assert code == 2 and "'none.jsonl' does not exist" in errors
+
+
+def test_ask_takes_geometry(call, refused, finished_run, records, tmp_path):
+    first = json.loads(records.read_text().splitlines()[0])
+    images = [records.parent / name for name in first["images"]]
+    file = tmp_path / "geometry.json"
+    command = ("--checkpoint", finished_run, "--images", *images, "--question", "Where?")
+    file.write_text(json.dumps(first))
+    code, answer, errors = call(ask, *command, "--geometry", file)
+    assert code == 0 and answer.strip(), errors
+    file.write_text(json.dumps({**first, "geom_token": {"t": [[0, 0, 0]]}}))
+    assert "geom_token.t has shape" in refused(ask, *command, "--geometry", file)
+    file.write_text("[]")
+    assert "with 'geom_token'" in refused(ask, *command, "--geometry", file)

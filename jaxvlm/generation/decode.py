@@ -82,7 +82,8 @@ class Generator:
         length = -(-longest // _BUCKET) * _BUCKET
         tokens = np.full((batch, length), self._tokenizer.pad_id, np.int32)
         visual_index = np.full((batch, length), -1, np.int32)
-        lengths = np.ones(batch, np.int32)
+        # A row of padding has no tokens and is done before it begins.
+        lengths = np.zeros(batch, np.int32)
         sets = np.zeros(batch, np.int32)
         for row, (ids, index) in enumerate(prompts):
             tokens[row, : len(ids)], visual_index[row, : len(ids)] = ids, index
@@ -110,7 +111,7 @@ def greedy(
     Args:
       model: the model.
       x: embedded prompts, padded behind `lengths`.
-      lengths: real tokens of each prompt.
+      lengths: real tokens of each prompt; 0 for a row of padding.
       max_new_tokens: G, the most tokens an answer has.
       end_id: ends a row; it is put out, and so is whatever follows until the others have ended.
       own_ids: ids from here on are reserved and never put out.
@@ -124,7 +125,7 @@ def greedy(
     real = (places < lengths[:, None]).astype(jnp.int32)
     cache = language.empty_cache(batch, length + max_new_tokens)
     hidden, cache = language.extend(x, places, real, cache)
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
+    last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
 
     def choose(hidden: Float[Array, "B 1 D"]) -> Int32[Array, "B"]:
         logits = language.logits(hidden[:, 0])
@@ -145,5 +146,5 @@ def greedy(
         return count + 1, choose(hidden), out, done, cache
 
     out = jnp.full((batch, max_new_tokens), end_id, jnp.int32)
-    start = (jnp.int32(0), choose(last), out, jnp.zeros(batch, bool), cache)
+    start = (jnp.int32(0), choose(last), out, lengths == 0, cache)
     return jax.lax.while_loop(unfinished, step, start)[2]

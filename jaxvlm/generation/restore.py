@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from jaxvlm.config import load
 from jaxvlm.config_checks import check
@@ -17,8 +18,8 @@ from jaxvlm.models.vlm import vlm_config
 from jaxvlm.training.checkpoints import read_meta, restore_params
 from jaxvlm.training.mesh import make_mesh, shardings
 from jaxvlm.training.parameters import FROZEN, assign_groups
-from jaxvlm.training.setup import all_parameters, compute_dtype
-from jaxvlm.training.state import abstract_parameters, fingerprint
+from jaxvlm.training.setup import all_parameters, compute_dtype, frozen_identity
+from jaxvlm.training.state import abstract_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
       UserError: there is no checkpoint.
     """
+    path = path.resolve()
     if (path / "params").is_dir():
         return path
     folder = path / "checkpoints"
@@ -52,19 +54,30 @@ def find_checkpoint(path: Path) -> Path:
     return folder / str(max(complete))
 
 
-def restore_answerer(checkpoint: Path, overrides: list[str]) -> Answerer:
-    """Loads a run for answering; the configuration is the run's own, with `overrides`.
+def run_config(folder: Path, overrides: list[str]) -> ConfigDict:
+    """The configuration of the run that an update's folder lies in, with `overrides`, checked.
 
     Raises:
-      UserError: no checkpoint, sizes other than its own, or frozen weights other than those of
-        the training.
+      UserError: the folder lies in no run, or a field has an impossible value.
     """
-    folder = find_checkpoint(checkpoint)
     stored = folder.parent.parent / "config.json"
     if not stored.is_file():
         raise UserError(f"--checkpoint {folder} lies in no run: {stored} does not exist")
     config = load(str(stored), overrides)
     check(config)
+    return config
+
+
+def restore_answerer(folder: Path, config: ConfigDict) -> Answerer:
+    """Loads an update for answering.
+
+    Args:
+      folder: the update's, as `find_checkpoint` gives it.
+      config: of `run_config`.
+
+    Raises:
+      UserError: sizes other than its own, or frozen weights other than those of the training.
+    """
     model = vlm_config(config.model)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     shapes = abstract_parameters(model)
@@ -75,12 +88,12 @@ def restore_answerer(checkpoint: Path, overrides: list[str]) -> Answerer:
         p: jax.ShapeDtypeStruct(s.shape, jnp.float32, sharding=placed[p])
         for p, s in trained.items()
     }
-    frozen = all_parameters(config, model, groups, mesh, skip=frozenset(trained))
-    if fingerprint(frozen) != read_meta(folder)["frozen"]:
+    if frozen_identity(config, groups) != read_meta(folder)["frozen"]:
         raise UserError(
             f"the frozen weights differ from those {folder} was trained with; check "
             "model.vision.weights and model.language.weights"
         )
+    frozen = all_parameters(config, model, groups, mesh, skip=frozenset(trained))
     dtype = compute_dtype(config)
     params = {p: v.astype(dtype) for p, v in restore_params(folder, wanted).items()}
     tokenizer, layout = load_tokenizer(config.text.tokenizer), visual_layout(config)

@@ -4,8 +4,9 @@
 holds the data position, the configuration and versions.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training.state import Params, TrainState
 from jaxvlm.training.weights import check_fits
 
+# What the meta of every checkpoint has.
+_META = ("step", "position", "config", "frozen", "data")
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 # Fields of the configuration that may differ between the runs of one workdir. Rows may be spread
 # over devices and micro-batches in another way, as long as an update has as many.
@@ -51,41 +54,75 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         leaves, _ = jax.tree.flatten(state.optimizer)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(unflatten(state.params)),
-                optimizer=ocp.args.StandardSave({str(i): leaf for i, leaf in enumerate(leaves)}),
-                meta=ocp.args.JsonSave({**meta, "step": step, "versions": versions()}),
-            ),
-        )
-
-    def meta(self, step: int) -> dict:
-        """What was stored beside the parameters of an update."""
-        restored = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        return restored.meta
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(unflatten(state.params)),
+                    optimizer=ocp.args.StandardSave({str(i): v for i, v in enumerate(leaves)}),
+                    meta=ocp.args.JsonSave({**meta, "step": step, "versions": versions()}),
+                ),
+            )
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of an update, with the shapes, dtypes and shardings of `like`."""
+        """The state of an update, with the shapes, dtypes and shardings of `like`.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
         leaves, structure = jax.tree.flatten(like.optimizer)
         wanted = {str(i): _abstract(leaf) for i, leaf in enumerate(leaves)}
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(
-                    unflatten({p: _abstract(v) for p, v in like.params.items()})
+        with _reading(self.folder / str(step)):
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(
+                        unflatten({p: _abstract(v) for p, v in like.params.items()})
+                    ),
+                    optimizer=ocp.args.StandardRestore(wanted),
                 ),
-                optimizer=ocp.args.StandardRestore(wanted),
-            ),
-        )
+            )
         optimizer = [restored.optimizer[str(i)] for i in range(len(leaves))]
         count = jax.device_put(jax.numpy.int32(step), like.step.sharding)
         return TrainState(count, flatten(restored.params), jax.tree.unflatten(structure, optimizer))
 
     def close(self) -> None:
         """Waits for the writer."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        # What the storage library raises for a full disk is a ValueError.
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"a checkpoint could not be written to {self.folder}: {_first_line(error)}. The "
+                "newest complete one stands; make room or mend the folder, and repeat the command"
+            ) from error
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Whatever goes wrong in reading a checkpoint of the right shapes, the checkpoint is damaged.
+
+    The storage libraries raise errors of many kinds.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the checkpoint {folder} is damaged ({type(error).__name__}: {_first_line(error)}); "
+            "remove that folder to go on from the checkpoint before it"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:300]
 
 
 def restore_params(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
@@ -93,7 +130,7 @@ def restore_params(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> 
     path = (folder / "params").absolute()
     if not path.is_dir():
         raise UserError(f"the checkpoint {folder} holds no 'params'; it is incomplete")
-    with ocp.StandardCheckpointer() as reader:
+    with _reading(folder), ocp.StandardCheckpointer() as reader:
         # Not the reader's metadata: it warns of a file that parts of a checkpoint do not have.
         stored = flatten(ocp.StandardCheckpointHandler().metadata(path).tree)
         check_fits(f"the checkpoint {folder} holds", stored, wanted)
@@ -106,12 +143,19 @@ def restore_params(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> 
 
 
 def read_meta(folder: Path) -> dict:
-    """What was stored beside the parameters in an update's folder."""
-    path = folder / "meta" / "metadata"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"the checkpoint {folder} has no readable meta: {error}") from None
+    """What was stored beside the parameters in an update's folder.
+
+    Raises:
+      UserError: it cannot be read, lacks something, or is of another update than the folder says.
+    """
+    with _reading(folder):
+        meta = json.loads((folder / "meta" / "metadata").read_text(encoding="utf-8"))
+        missing = [name for name in _META if name not in meta]
+        if missing:
+            raise ValueError(f"its meta has no {missing[0]!r}")
+        if str(meta["step"]) != folder.name:
+            raise ValueError(f"it is of update {meta['step']}, the folder was renamed")
+        return meta
 
 
 def check_same_run(stored: Mapping, current: Mapping, workdir: Path) -> None:
@@ -134,10 +178,15 @@ def check_same_run(stored: Mapping, current: Mapping, workdir: Path) -> None:
             f"updates, now they would be {current['position']}; choose train.rows_per_device and "
             "train.accumulation so that their product with the number of devices is as before"
         )
+    if stored["data"] != current["data"]:
+        raise UserError(
+            f"the records of data.train differ from those {workdir} was trained with; give it the "
+            "same files, or choose another --workdir"
+        )
     if stored["frozen"] != current["frozen"]:
         raise UserError(
-            f"the frozen weights differ from those {workdir} was trained with (SHA-256 "
-            f"{current['frozen'][:12]}…, then {stored['frozen'][:12]}…)"
+            f"the frozen weights {current['frozen']} differ from those {workdir} was trained "
+            f"with, {stored['frozen']}; check model.vision.weights and model.language.weights"
         )
 
 

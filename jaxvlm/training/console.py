@@ -17,6 +17,8 @@ from rich.progress import (
 from rich.table import Table
 from tensorboardX import SummaryWriter
 
+from jaxvlm.files import write_text
+
 
 def console() -> Console:
     """A console that does not fold lines when its output goes to a file."""
@@ -58,8 +60,7 @@ class MetricLog:
         """Opens the logs; lines behind `step` are of a run that was cut off and are dropped."""
         self._path = workdir / "metrics.jsonl"
         self._max_steps = max_steps
-        kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= step]
-        self._path.write_text("".join(kept), encoding="utf-8")
+        write_text(self._path, "".join(_lines(self._path, step)))
         self._file = self._path.open("a", encoding="utf-8")
         purge = step + 1 if step else None
         self._board = SummaryWriter(str(workdir / "logs"), purge_step=purge)
@@ -84,12 +85,20 @@ class MetricLog:
         self._board.close()
 
 
-def _lines(path: Path) -> list[str]:
-    """The complete lines of the file; a line cut off by a kill is left out."""
+def _lines(path: Path, step: int) -> list[str]:
+    """The file's lines up to `step`; what a crash left of a line is dropped, and said."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n") and line.strip()]
+    kept, damaged = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, TypeError, KeyError):
+            damaged += 1
+    if damaged:
+        console().print(f"{path}: {damaged} damaged line(s) dropped")
+    return kept
 
 
 def duration(seconds: float) -> str:

@@ -13,21 +13,25 @@ from jax.sharding import Mesh
 
 from jaxvlm.config import to_json
 from jaxvlm.data.pipeline import Rows, batches, training_rows
+from jaxvlm.errors import UserError
+from jaxvlm.files import write_text
 from jaxvlm.models.vlm import VLMConfig, vlm_config
-from jaxvlm.training.checkpoints import Checkpoints, check_same_run
+from jaxvlm.training.checkpoints import Checkpoints, check_same_run, read_meta
 from jaxvlm.training.console import MetricLog, console, duration, print_table, progress
 from jaxvlm.training.mesh import batch_sharding, make_mesh
 from jaxvlm.training.optimizer import make_optimizer, schedule
 from jaxvlm.training.parameters import FROZEN, Group, assign_groups, summary
-from jaxvlm.training.setup import all_parameters, compute_dtype
+from jaxvlm.training.setup import all_parameters, compute_dtype, frozen_identity
 from jaxvlm.training.state import (
     Params,
     TrainState,
     abstract_parameters,
-    fingerprint,
     new_state,
 )
 from jaxvlm.training.step import make_steps
+
+# Passes over the same questions after which hardly anything is learnt.
+_MANY_EPOCHS = 40
 
 
 @dataclasses.dataclass
@@ -40,7 +44,6 @@ class Run:
     rows: Rows
     groups: dict[str, Group]
     frozen: Params
-    frozen_hash: str
     optimizer: optax.GradientTransformation
     workdir: Path
 
@@ -59,7 +62,8 @@ class Run:
         return {
             "position": step * self.rows_per_update,
             "config": self.config.to_dict(),
-            "frozen": self.frozen_hash,
+            "frozen": frozen_identity(self.config, self.groups),
+            "data": self.rows.fingerprint,
             "mesh": dict(self.mesh.shape),
             "processes": jax.process_count(),
         }
@@ -100,7 +104,7 @@ def _prepare(config, workdir: Path, mesh: Mesh) -> tuple[Run, TrainState]:
     optimizer = make_optimizer(
         {p: groups[p] for p in trainable}, config.optimizer, config.train.max_steps
     )
-    run = Run(config, model, mesh, rows, groups, frozen, fingerprint(frozen), optimizer, workdir)
+    run = Run(config, model, mesh, rows, groups, frozen, optimizer, workdir)
     return run, new_state(trainable, optimizer, mesh)
 
 
@@ -113,20 +117,26 @@ def _print_start(run: Run) -> None:
     print_table("Parameters", columns, table)
     per_epoch = run.rows.plan.rows_in_epoch(0)
     samples = len(run.rows.builder.samples)
+    epochs = len(run.rows) / per_epoch
     console().print(
         f"{config.train.max_steps} updates of {run.rows_per_update} rows; the data makes "
-        f"{samples} samples in {per_epoch} rows an epoch: "
-        f"{len(run.rows) / per_epoch:.1f} epochs on {jax.device_count()} "
-        f"{jax.devices()[0].platform} device(s)"
+        f"{samples} samples in {per_epoch} rows an epoch: {epochs:.1f} epochs on "
+        f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     )
+    if epochs > _MANY_EPOCHS:
+        console().print(
+            f"warning: more than {_MANY_EPOCHS} epochs of the same questions; fewer updates "
+            "(train.max_steps) or fewer rows in each (train.accumulation) would do"
+        )
 
 
 def _resume(run: Run, state: TrainState, checkpoints: Checkpoints) -> TrainState:
     step = checkpoints.latest()
     if step is not None:
-        check_same_run(checkpoints.meta(step), run.meta(step), run.workdir)
+        stored = read_meta(checkpoints.folder / str(step))
+        check_same_run(stored, run.meta(step), run.workdir)
     # Also when resuming: fields that do not change results may have.
-    (run.workdir / "config.json").write_text(to_json(run.config), encoding="utf-8")
+    write_text(run.workdir / "config.json", to_json(run.config))
     if step is None:
         return state
     console().print(f"resuming {run.workdir} after update {step}")
@@ -153,14 +163,19 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     placed = batch_sharding(run.mesh)
     log = MetricLog(run.workdir, first, last)
     base_key = jax.random.key(config.seed)
-    meta = run.meta(0)
     timer = _Timer(first)
     recent: list[dict[str, jax.Array]] = []
     # Closing the stream ends its worker processes.
     with contextlib.closing(stream), progress("training", last, first) as advance:
         for step in range(first, last):
             for micro in range(config.train.accumulation):
-                local = next(stream)
+                try:
+                    local = next(stream)
+                except UserError:
+                    # The data breaks off; the updates that were made are kept.
+                    _check_finite(recent, step)
+                    checkpoints.save(state, run.meta(step))
+                    raise
                 batch = {
                     k: jax.make_array_from_process_local_data(placed, v) for k, v in local.items()
                 }
@@ -170,16 +185,32 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
             recent.append(metrics)
             advance()
             done = step + 1
-            if done % config.train.log_every == 0 or done == last:
+            log_now = done % config.train.log_every == 0 or done == last
+            save_now = done % config.train.save_every == 0 or done == last
+            if log_now or save_now:
+                _check_finite(recent, done)
+            if log_now:
                 values = _means(recent)
                 recent = []
                 values["schedule"] = float(_factor(config)(step))
                 values["updates_per_second"] = timer.rate(done)
                 eta = duration((last - done) / values["updates_per_second"])
                 log.write(done, values, eta)
-            if done % config.train.save_every == 0 or done == last:
-                checkpoints.save(state, {**meta, "position": done * run.rows_per_update})
+            if save_now:
+                checkpoints.save(state, run.meta(done))
     log.close()
+
+
+def _check_finite(recent: Sequence[Mapping[str, jax.Array]], done: int) -> None:
+    """Raises a UserError if one of the updates up to `done` had no finite loss or gradient."""
+    for step, metrics in enumerate(jax.device_get(list(recent)), done - len(recent) + 1):
+        loss, norm = metrics["loss"], metrics["gradient_norm"]
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            raise UserError(
+                f"update {step}: the loss is {loss} and the gradient's norm {norm}; nothing of it "
+                "was saved, the newest checkpoint is of before. Lower optimizer.learning_rate, or "
+                "look for numbers that are not finite in the imported weights"
+            )
 
 
 def _means(recent: Sequence[Mapping[str, jax.Array]]) -> dict[str, float]:

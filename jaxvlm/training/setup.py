@@ -10,7 +10,7 @@ from jaxvlm.models.vlm import VLMConfig
 from jaxvlm.training.mesh import shardings
 from jaxvlm.training.parameters import FROZEN, Group
 from jaxvlm.training.state import Params, abstract_parameters, initial_parameters
-from jaxvlm.training.weights import load_weights
+from jaxvlm.training.weights import check_model, load_weights, read_meta
 
 _DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 # Parts of the model whose weights can be imported.
@@ -20,6 +20,19 @@ _PARTS = ("vision", "language")
 def compute_dtype(config) -> jnp.dtype:
     """The dtype of the computation."""
     return _DTYPES[config.precision]
+
+
+def frozen_identity(config, groups: dict[str, Group]) -> dict[str, str]:
+    """What the frozen weights of each part of the model are: the same again, or others.
+
+    Weights are known by their content, random ones by the seed.
+    """
+    frozen = {path.split("/")[0] for path, group in groups.items() if group.name == FROZEN}
+    names = {part: config.model[part].weights for part in _PARTS}
+    return {
+        part: read_meta(names[part])["content"] if names.get(part) else f"random, {config.seed}"
+        for part in sorted(frozen)
+    }
 
 
 def all_parameters(
@@ -51,6 +64,7 @@ def all_parameters(
         wanted = {p.removeprefix(f"{part}/"): p for p in shapes if p.startswith(f"{part}/")}
         if name is None or not wanted:
             continue
+        check_model(name, part, {k: v for k, v in config.model[part].items() if k != "weights"})
         placed = shardings({p: shapes[p] for p in wanted.values()}, mesh)
         like = {
             short: jax.ShapeDtypeStruct(

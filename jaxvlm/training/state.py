@@ -1,12 +1,10 @@
 """What a run carries from update to update, created already sharded."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -88,13 +86,3 @@ def optimizer_shardings(optimizer: optax.GradientTransformation, params: Params,
         return placed[name] if name in placed and leaf.ndim else whole
 
     return jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, params))
-
-
-def fingerprint(params: Mapping[str, Array]) -> str:
-    """SHA-256 over names, shapes and bytes: tells one set of frozen weights from another."""
-    digest = hashlib.sha256()
-    for path in sorted(params):
-        value = np.asarray(jax.device_get(params[path]))
-        digest.update(f"{path}{value.shape}{value.dtype}".encode())
-        digest.update(np.ascontiguousarray(value).view(np.uint8).tobytes())
-    return digest.hexdigest()

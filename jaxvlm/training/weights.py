@@ -1,18 +1,22 @@
 """Imported weights: an Orbax folder of a pure parameter dict beside a `meta.json`.
 
-<folder>/meta.json        {"format": 1, "source": …, "model": sizes}
-<folder>/params/          Orbax tree, paths as in the model, e.g. aggregator/camera_token
+<folder>/meta.json    {"format": 1, "content": SHA-256 of all tensors, "model": sizes, …}
+<folder>/params/      Orbax tree, paths as in the model, e.g. aggregator/camera_token
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array
 
 from jaxvlm.errors import UserError
+from jaxvlm.files import write_text
 from jaxvlm.paths import flatten, unflatten
 
 # Weights shipped in the package, by name.
@@ -24,8 +28,19 @@ def save_weights(folder: Path, params: Mapping[str, Array], meta: Mapping) -> No
     """Writes a flat dict of parameters and what is known of it into a new folder."""
     with ocp.PyTreeCheckpointer() as writer:
         writer.save((folder / "params").absolute(), unflatten(params))
-    text = json.dumps({"format": FORMAT, **meta}, indent=2)
-    (folder / "meta.json").write_text(text + "\n", encoding="utf-8")
+    described = {"format": FORMAT, "content": fingerprint(params), **meta}
+    # Last: where it stands, everything stands.
+    write_text(folder / "meta.json", json.dumps(described, indent=2) + "\n")
+
+
+def fingerprint(params: Mapping[str, Array]) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes: tells one set of weights from another."""
+    digest = hashlib.sha256()
+    for path in sorted(params):
+        value = np.asarray(params[path])
+        digest.update(f"{path}{value.shape}{value.dtype}".encode())
+        digest.update(np.ascontiguousarray(value).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def read_meta(name: str) -> dict:
@@ -42,11 +57,37 @@ def read_meta(name: str) -> dict:
             f"no imported weights at {name!r} (expected {folder}/meta.json); set the field to None "
             "for random weights, or to 'jaxvlm:rooms' for the small VGGT in the package"
         ) from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder}/meta.json is damaged: {error.msg}") from None
-    if meta.get("format") != FORMAT:
-        raise UserError(f"{folder}/meta.json has format {meta.get('format')!r}, expected {FORMAT}")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/meta.json is damaged: {error}; import them anew") from None
+    found = meta.get("format") if isinstance(meta, dict) else None
+    if found != FORMAT or "content" not in meta:
+        raise UserError(
+            f"{folder}/meta.json has format {found!r}, expected {FORMAT} and the hash of the "
+            "'content'; import the weights anew"
+        )
     return meta
+
+
+def check_model(name: str, part: str, sizes: Mapping[str, Any]) -> None:
+    """Compares the sizes that weights were made for with a configuration's.
+
+    Shapes don't tell all of them: heads and the base of the rotary embedding, for example.
+
+    Args:
+      name: of the weights.
+      part: of the model, as in the configuration.
+      sizes: fields of `model.<part>` of the configuration.
+
+    Raises:
+      UserError: a field that differs.
+    """
+    stored = read_meta(name).get("model", {})
+    for field, value in sizes.items():
+        if field in stored and stored[field] != value:
+            raise UserError(
+                f"the weights at {name!r} were made for {field}={stored[field]!r}, the "
+                f"configuration says {value!r}; set model.{part}.{field}={stored[field]!r}"
+            )
 
 
 def load_weights(name: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:
@@ -70,10 +111,14 @@ def load_weights(name: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[
         check_fits(f"the weights at {name!r} hold", stored, wanted)
         tree = unflatten(wanted)
         arguments = ocp.checkpoint_utils.construct_restore_args(tree)
-        restored = reader.restore(
-            folder,
-            args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments, partial_restore=True),
-        )
+        wish = ocp.args.PyTreeRestore(item=tree, restore_args=arguments, partial_restore=True)
+        try:
+            restored = reader.restore(folder, args=wish)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0][:300]
+            raise UserError(
+                f"the weights at {name!r} are damaged ({reason}); import them anew"
+            ) from error
     return flatten(restored)
 
 

@@ -12,7 +12,7 @@ from jaxvlm.data.sequence import prompt
 from jaxvlm.data.sources import load_sources
 from jaxvlm.generation.answer import answer_records, other_images, prompts
 from jaxvlm.generation.decode import greedy
-from jaxvlm.generation.restore import find_checkpoint, restore_answerer
+from jaxvlm.generation.restore import find_checkpoint, restore_answerer, run_config
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import abstract_vlm
 from jaxvlm.paths import unflatten
@@ -22,7 +22,8 @@ NEW = 6
 
 @pytest.fixture(scope="module")
 def answerer(finished_run):
-    return restore_answerer(finished_run, [])
+    folder = find_checkpoint(finished_run)
+    return restore_answerer(folder, run_config(folder, []))
 
 
 @pytest.fixture(scope="module")
@@ -196,4 +197,15 @@ def test_a_workdir_means_its_newest_complete_update(finished_run, tmp_path):
 
 def test_an_older_update_can_be_asked_for(finished_run):
     folder = finished_run / "checkpoints" / "40"
-    assert restore_answerer(folder, []).checkpoint == folder
+    assert restore_answerer(folder, run_config(folder, [])).checkpoint == folder
+
+
+def test_rows_of_padding_do_not_keep_a_batch_going(answerer, prepared, decode):
+    made, visual = prepared
+    params = answerer.generator._params
+    alone = decode(params, made, visual)
+    # Every answer has ended before the last step: what is behind stays as it was put there.
+    assert (alone[:, -1] == answerer.tokenizer.end_id).all()
+    nothing = (np.zeros(0, np.int32), np.zeros(0, np.int32))
+    more = jnp.concatenate([visual, visual[:2]])
+    np.testing.assert_array_equal(decode(params, [*made, nothing, nothing], more)[:-2], alone)

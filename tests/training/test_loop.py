@@ -1,6 +1,7 @@
 """Runs that stop and go on, and those that must not."""
 
 import json
+import shutil
 import time
 
 import jax
@@ -154,7 +155,7 @@ def test_other_frozen_weights_are_noticed(toy, records, tmp_path):
     weights.rename(tmp_path / "old")
     path = "aggregator/frame_blocks/mlp/fc1/bias"
     save_weights(weights, {**frozen, path: frozen[path] + 1e-3}, {})
-    with pytest.raises(UserError, match=r"frozen weights differ .*SHA-256"):
+    with pytest.raises(UserError, match=r"frozen weights .* differ from those"):
         loop.train(config, workdir)
 
 
@@ -203,3 +204,90 @@ def test_a_killed_process_goes_on_to_the_same_parameters(toy, python, records, t
         final_params(toy, tmp_path / "killed", 400), final_params(toy, tmp_path / "straight", 400)
     )
     assert [line["step"] for line in logged(tmp_path / "killed")] == list(range(1, 401))
+
+
+def test_micro_batches_of_an_update_are_summed(toy, records, straight, tmp_path):
+    config = tiny.config_for(records, train__rows_per_device=1, train__accumulation=2)
+    loop.train(config, tmp_path)
+    losses = [[line["loss"] for line in logged(folder)] for folder in (tmp_path, straight)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("save_every", [1, 6])
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(records, tmp_path, save_every):
+    rates = {f"optimizer__learning_rate__{g}": 1e30 for g in ("language", "projector")}
+    config = tiny.config_for(records, **rates, train__save_every=save_every)
+    with pytest.raises(UserError, match=r"update \d: the loss is .*learning_rate"):
+        loop.train(config, tmp_path)
+    kept = [int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
+    lost = len(logged(tmp_path)) + 1
+    assert all(step < lost for step in kept) and 6 not in kept
+
+
+def test_data_that_breaks_off_does_not_lose_the_updates_made(tmp_path):
+    records = tiny.write_records(tmp_path)
+    broken = tmp_path / "scene4_1.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    config = tiny.config_for(records, train__max_steps=12, train__save_every=12)
+    with pytest.raises(UserError, match=r"records.jsonl:\d+: the image .*scene4_1.png"):
+        loop.train(config, tmp_path)
+    made = len(logged(tmp_path))
+    kept = [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
+    assert kept == [str(made)]
+
+
+def test_other_records_are_noticed(tmp_path):
+    records = tiny.write_records(tmp_path)
+    config = tiny.config_for(records, train__max_steps=2)
+    loop.train(config, tmp_path / "run")
+    records.write_text(records.read_text().replace('"red"', '"pink"'))
+    with pytest.raises(UserError, match=r"records of data.train differ"):
+        loop.train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", ["params", "optimizer", "meta", "renamed", "cut"])
+def test_a_damaged_checkpoint_is_named(straight, records, tmp_path, damage):
+    workdir = tmp_path / "run"
+    shutil.copytree(straight, workdir)
+    newest = workdir / "checkpoints" / "6"
+    if damage == "renamed":
+        newest = newest.rename(newest.with_name("9"))
+    elif damage == "meta":
+        (newest / "meta" / "metadata").write_text("{}")
+    elif damage == "cut":
+        files = [p for p in (newest / "params").rglob("*") if p.is_file()]
+        largest = max(files, key=lambda p: p.stat().st_size)
+        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    else:
+        shutil.rmtree(newest / damage)
+    with pytest.raises(UserError, match=rf"the checkpoint {newest} .*damaged.*remove that folder"):
+        loop.train(tiny.config_for(records), workdir)
+
+
+def test_a_damaged_line_of_metrics_is_dropped(records, straight, tmp_path, monkeypatch, capsys):
+    config = tiny.config_for(records)
+    train_until(config, tmp_path, 3, monkeypatch)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b"\0\xff\0garbage{\n")
+    loop.train(config, tmp_path)
+    assert "1 damaged line(s) dropped" in capsys.readouterr().out
+    assert [line["step"] for line in logged(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_logged_means_are_weighted_by_label_tokens():
+    made = [(1.0, 0.0, 3), (5.0, 1.0, 1)]
+    recent = [
+        {"loss": loss, "token_accuracy": hits, "gradient_norm": 1.0, "label_tokens": labels}
+        for loss, hits, labels in made
+    ]
+    means = loop._means(recent)
+    assert means["loss"] == 2.0 and means["token_accuracy"] == 0.25
+    assert means["label_tokens"] == 2.0
+
+
+def test_more_than_forty_epochs_are_warned_of(records, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loop, "_MANY_EPOCHS", 3)
+    loop.train(tiny.config_for(records, train__max_steps=2), tmp_path / "few")
+    assert "epochs of the same questions" not in capsys.readouterr().out
+    loop.train(tiny.config_for(records), tmp_path / "many")
+    assert "more than 3 epochs of the same questions" in capsys.readouterr().out

@@ -10,8 +10,9 @@ import tiny
 from jaxvlm.training.optimizer import make_optimizer
 from jaxvlm.training.parameters import FROZEN
 from jaxvlm.training.setup import all_parameters
-from jaxvlm.training.state import fingerprint, new_state
+from jaxvlm.training.state import new_state
 from jaxvlm.training.step import make_steps
+from jaxvlm.training.weights import fingerprint
 
 KEY = jax.random.key(0)
 

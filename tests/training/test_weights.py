@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxvlm.errors import UserError
-from jaxvlm.training.weights import load_weights, read_meta, save_weights
+from jaxvlm.training.weights import check_model, fingerprint, load_weights, read_meta, save_weights
 
 PARAMS = {
     "aggregator/blocks/kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 7,
@@ -37,7 +37,8 @@ def test_what_was_saved_comes_back(folder):
     assert set(loaded) == set(PARAMS)
     for path, value in PARAMS.items():
         np.testing.assert_array_equal(loaded[path], value)
-    assert read_meta(str(folder)) == {"format": 1, "source": "a test"}
+    content = fingerprint(PARAMS)
+    assert read_meta(str(folder)) == {"format": 1, "content": content, "source": "a test"}
 
 
 def test_tensors_that_nobody_wants_are_left_out(folder):
@@ -89,6 +90,24 @@ def test_a_damaged_or_foreign_folder_is_an_error(tmp_path, text, message):
 
 
 def test_a_folder_without_tensors_is_incomplete(tmp_path):
-    (tmp_path / "meta.json").write_text(json.dumps({"format": 1}))
+    (tmp_path / "meta.json").write_text(json.dumps({"format": 1, "content": ""}))
     with pytest.raises(UserError, match="incomplete"):
         load_weights(str(tmp_path), wanted())
+
+
+def test_a_size_that_no_shape_tells_must_agree(tmp_path):
+    path = tmp_path / "qwen3"
+    tensors = {k: jnp.asarray(v) for k, v in PARAMS.items()}
+    save_weights(path, tensors, {"model": {"rope_theta": 1e6, "num_layers": 2}})
+    check_model(str(path), "language", {"rope_theta": 1e6, "tie_embeddings": True})
+    with pytest.raises(UserError, match=r"rope_theta=1000000.0.*set model.language.rope_theta="):
+        check_model(str(path), "language", {"num_layers": 2, "rope_theta": 5e6})
+
+
+def test_a_truncated_tensor_is_no_traceback(tmp_path):
+    path = tmp_path / "cut"
+    save_weights(path, {k: jnp.asarray(v) for k, v in PARAMS.items()}, {})
+    largest = max((path / "params").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"import them anew|incomplete"):
+        load_weights(str(path), wanted())
