@@ -140,3 +140,44 @@ def test_the_layout_follows_the_configuration(scenes_file, mode, geometry):
     shown = layout.index(2, has_geometry=True)
     assert len(shown) == min(geometry, 2 if mode == "per_view" else 8) + 4
     assert len(layout.index(2, has_geometry=False)) == 4
+
+
+def absolute(line: dict, scenes_file) -> dict:
+    return {**line, "images": [str(scenes_file.parent / image) for image in line["images"]]}
+
+
+def written(path, lines) -> str:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_records_without_their_images_are_left_out_if_so_asked(tmp_path, scenes_file):
+    lines = [absolute(json.loads(x), scenes_file) for x in scenes_file.read_text().splitlines()]
+    lines[0]["images"] = ["nowhere.png"]
+    path = written(tmp_path / "records.jsonl", lines)
+    with pytest.raises(UserError, match=r"records.jsonl:1: the image 'nowhere.png'"):
+        training_rows(small(path), 1)
+    rows = training_rows(small(path, missing_images="skip"), 1)
+    assert len(rows.builder.samples) == len(lines) - 1
+
+
+@pytest.mark.parametrize("is_action", [True, False])
+def test_view_dropout_differs_from_epoch_to_epoch_and_spares_an_actions_frame(
+    tmp_path, scenes_file, is_action
+):
+    lines = [absolute(json.loads(x), scenes_file) for x in scenes_file.read_text().splitlines()]
+    line = next(line for line in lines if len(line["images"]) == 3)
+    if is_action:
+        line["action_json"] = {"action": "place_anchor"}
+    rows = training_rows(small(written(tmp_path / "one.jsonl", [line]), view_dropout=0.6), 40)
+    assert rows.plan.rows_in_epoch(0) == 1
+    kept = {tuple(rows.plan.row(row)[0].views) for row in range(40)}
+    assert len(kept) > 2
+    assert all(views[0] == 0 for views in kept) == is_action
+
+
+def test_views_that_are_never_shown_are_counted(scenes_file, capsys):
+    training_rows(small(scenes_file, num_views=2), 1)
+    assert "have more than data.num_views=2 images" in capsys.readouterr().out
+    training_rows(small(scenes_file, num_views=3), 1)
+    assert "num_views" not in capsys.readouterr().out

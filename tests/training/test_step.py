@@ -1,5 +1,7 @@
 """One update: accumulation, precision, and the same on one device and on eight."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,3 +127,30 @@ def test_recomputing_changes_nothing(toy, prepared, remat):
     np.testing.assert_allclose(sums[1].loss, sums[0].loss, rtol=1e-6)
     for path, gradient in sums[0].gradients.items():
         np.testing.assert_allclose(sums[1].gradients[path], gradient, atol=1e-5)
+
+
+def test_bfloat16_rounds_and_float32_does_not(toy, prepared):
+    new, steps = prepared
+    half = make_steps(toy.model, optimizer_of(toy), jnp.bfloat16, "none", new())
+    frozen = {path: leaf.astype(jnp.bfloat16) for path, leaf in toy.frozen.items()}
+    exact, rounded = (
+        float(s.accumulate(toy.trained, f, s.start(toy.trained), toy.batch(), KEY).loss)
+        for s, f in ((steps, toy.frozen), (half, frozen))
+    )
+    assert 1e-5 < abs(rounded / exact - 1) < 3e-2
+
+
+def test_dropout_is_drawn_anew_from_every_key(toy, prepared):
+    new, steps = prepared
+    projector = dataclasses.replace(toy.model.projector, dropout=0.3)
+    model = dataclasses.replace(toy.model, projector=projector)
+    dropping = make_steps(model, optimizer_of(toy), jnp.float32, "none", new())
+
+    def loss(steps, seed):
+        start = steps.start(toy.trained)
+        key = jax.random.key(seed)
+        return float(steps.accumulate(toy.trained, toy.frozen, start, toy.batch(), key).loss)
+
+    assert loss(dropping, 0) == loss(dropping, 0)
+    assert len({loss(dropping, 0), loss(dropping, 1), loss(steps, 0)}) == 3
+    assert loss(steps, 0) == loss(steps, 1)
