@@ -14,7 +14,7 @@ PACKAGE = Path(jaxvlm.__path__[0])
 ROOT = PACKAGE.parent
 FILES = sorted(path for folder in ("jaxvlm", "convert") for path in (ROOT / folder).rglob("*.py"))
 BASE = {"config", "config_checks", "workdir", "entry"}
-# Each room and what it may import; every room may use what stands in it, errors and paths.
+# Each room and what it may import; every room may use what stands in it, errors, files and paths.
 FLOORS = {
     "rooms": {"entry"},
     "data": set(),
@@ -23,7 +23,7 @@ FLOORS = {
     "training": {"models", "data", "rooms", *BASE},
     "generation": {"training", "models", "data", *BASE},
 }
-COMMON = {"errors", "paths"}
+COMMON = {"errors", "files", "paths"}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:

@@ -72,7 +72,7 @@ def _load(spec: dict, image_roots: Sequence[str], missing_images: str) -> Source
         raise UserError(f"a data source needs a 'path', found {path!r}")
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e9:
         raise UserError(
-            f"the weight of source {path!r} must be a number above 0 and below 1e9, found {weight}"
+            f"the weight of source {path!r} must be a positive number below 1e9, found {weight}"
         )
     files = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
     if not files:
