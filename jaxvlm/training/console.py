@@ -8,11 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 from tensorboardX import SummaryWriter
@@ -51,6 +53,22 @@ def progress(title: str, total: int, done: int = 0):
     with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
         task = bar.add_task(title, total=total, completed=done)
         yield lambda n=1: bar.advance(task, n)
+
+
+@contextlib.contextmanager
+def progress_bytes(title: str, total: int):
+    """A progress bar of bytes with their rate; yields `advance(count)`."""
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    out = console()
+    with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 class MetricLog:

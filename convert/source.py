@@ -1,0 +1,187 @@
+"""PyTorch weights on disk: what a file, a folder or a hub name holds, read tensor by tensor.
+
+Nothing is run that a file brings along: pickles are read with `torch.load(weights_only=True)`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jaxvlm.errors import UserError
+
+# What a state dict is wrapped in by the people who save one.
+_WRAPPERS = ("model", "state_dict")
+_SAFETENSORS_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
+    "BOOL": np.bool_,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A tensor in a file, not yet read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    file: Path
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """The tensors of one or more files by name; each is read when it is asked for."""
+
+    def __init__(self, files: list[Path]):
+        """Reads the heads of the files.
+
+        Raises:
+          UserError: a file that cannot be read, or two files with a tensor of one name.
+        """
+        self.files = files
+        self._readers = {file: _reader(file) for file in files}
+        self.entries: dict[str, Entry] = {}
+        for file, reader in self._readers.items():
+            for name, (shape, dtype) in reader.heads().items():
+                if name in self.entries:
+                    other = self.entries[name].file
+                    raise UserError(f"both {other} and {file} hold the tensor {name!r}")
+                self.entries[name] = Entry(shape, np.dtype(dtype), file)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._readers[self.entries[name].file].read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def open_tensors(path: Path) -> Tensors:
+    """The tensors of a file, or of a folder with one file or with an index and its shards.
+
+    Raises:
+      UserError: there are none, an index that names what is not there or lies outside the folder,
+        or a file that cannot be read.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if path.is_file():
+        return Tensors([path])
+    indices = sorted(path.glob("*.index.json"))
+    # A folder with both formats holds the same weights twice.
+    indices = [p for p in indices if ".safetensors." in p.name] or indices
+    if len(indices) > 1:
+        raise UserError(f"{path} holds {len(indices)} index files; give one folder a model")
+    if indices:
+        return _indexed(path, indices[0])
+    for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth"):
+        files = sorted(path.glob(pattern))
+        if len(files) > 1:
+            raise UserError(
+                f"{path} holds {len(files)} files {pattern} and no index that says how they belong "
+                "together; give the file, or add its *.index.json"
+            )
+        if files:
+            return Tensors(files)
+    raise UserError(f"{path} holds no weights (*.safetensors, *.bin, *.pt)")
+
+
+def _indexed(folder: Path, index: Path) -> Tensors:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is no index of shards: {error!r}") from None
+    for name in names:
+        inside = isinstance(name, str) and Path(name).name == name and name not in ("", "..")
+        if not inside:
+            raise UserError(f"{index} names {name!r}, which does not lie in its folder; refused")
+        if not (folder / name).is_file():
+            raise UserError(f"{index} names the shard {name!r}, which is missing")
+    tensors = Tensors([folder / name for name in names])
+    for key, name in weight_map.items():
+        if key not in tensors or tensors.entries[key].file != folder / name:
+            raise UserError(f"{index} says that {name!r} holds the tensor {key!r}; it does not")
+    for key in tensors:
+        if key not in weight_map:
+            raise UserError(f"{index} does not know the tensor {key!r} of its shards")
+    return tensors
+
+
+class _Safetensors:
+    """A `.safetensors` file."""
+
+    def __init__(self, path: Path):
+        try:
+            self._file = safe_open(path, framework="numpy")
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is no whole safetensors file: {error}") from None
+
+    def heads(self) -> dict:
+        heads = {}
+        for name in self._file.keys():  # noqa: SIM118 - not a mapping
+            part = self._file.get_slice(name)
+            heads[name] = tuple(part.get_shape()), _SAFETENSORS_DTYPES[part.get_dtype()]
+        return heads
+
+    def read(self, name: str) -> np.ndarray:
+        return self._file.get_tensor(name)
+
+
+class _Pickle:
+    """A `.pt` or `.bin` file, mapped into memory."""
+
+    def __init__(self, path: Path):
+        # Not at the top: safetensors need no torch.
+        try:
+            import torch
+        except ImportError:
+            raise UserError(
+                f"{path} can be read with PyTorch only: pip install 'jaxvlm[convert]'"
+            ) from None
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise UserError(
+                f"{path} cannot be read as plain tensors ({type(error).__name__}: {first}). A file "
+                "that is cut off must be downloaded again; one that needs to run code is refused: "
+                "save it with torch.save(model.state_dict(), …) where you trust it"
+            ) from None
+        while isinstance(loaded, dict) and not _is_state_dict(loaded):
+            inner = next((loaded[n] for n in _WRAPPERS if isinstance(loaded.get(n), dict)), None)
+            if inner is None:
+                raise UserError(f"{path} holds no state dict; found the keys {list(loaded)[:5]}")
+            loaded = inner
+        if not isinstance(loaded, dict):
+            raise UserError(f"{path} holds a {type(loaded).__name__}, expected a state dict")
+        self._state, self._torch = loaded, torch
+
+    def heads(self) -> dict:
+        return {
+            name: (tuple(value.shape), self._dtype(value)) for name, value in self._state.items()
+        }
+
+    def _dtype(self, value) -> np.dtype:
+        if value.dtype == self._torch.bfloat16:
+            return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(str(value.dtype).removeprefix("torch."))
+
+    def read(self, name: str) -> np.ndarray:
+        value = self._state[name].detach()
+        if value.dtype == self._torch.bfloat16:
+            return value.contiguous().view(self._torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        return value.numpy()
+
+
+def _is_state_dict(loaded: dict) -> bool:
+    return bool(loaded) and all(hasattr(value, "shape") for value in loaded.values())
+
+
+def _reader(path: Path) -> _Safetensors | _Pickle:
+    return _Safetensors(path) if path.suffix == ".safetensors" else _Pickle(path)
