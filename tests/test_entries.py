@@ -158,7 +158,10 @@ def test_a_wrong_start_leaves_with_exit_code_2_and_one_line(tmp_path):
         ('parameters=((".*","frozen"),)', r"no trainable parameters"),
         ('parameters=(("vision/.*","frozen"),)', r"no rule of 'parameters' matches 'geometry/"),
         ("model.language.vocab_size=100", r"vocab_size=100 is too small for the tokenizer"),
-        ("model.vision.weights=/nowhere", r"no imported weights at '/nowhere'.* set the field to "),
+        (
+            "model.vision.weights=/nowhere",
+            r"no imported weights at '/nowhere'.*import_torch.* set the field to ",
+        ),
         ("text.max_length=8", r"records.jsonl:\d+: the answer .* no room .*text.max_length=8"),
         ("data.row_labels=1", r"data.row_labels=1 is less than the longest answer"),
         ("data.row_length=40", r"data.row_length=40 is shorter than text.max_length=48"),

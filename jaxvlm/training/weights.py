@@ -54,8 +54,9 @@ def read_meta(name: str) -> dict:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"no imported weights at {name!r} (expected {folder}/meta.json); set the field to None "
-            "for random weights, or to 'jaxvlm:rooms' for the small VGGT in the package"
+            f"no imported weights at {name!r} (expected {folder}/meta.json); make them with python "
+            "-m convert.import_torch (docs/weights.md), or set the field to None for random "
+            "weights, or to 'jaxvlm:rooms' for the small VGGT in the package"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}/meta.json is damaged: {error}; import them anew") from None
