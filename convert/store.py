@@ -42,7 +42,7 @@ def write(
     """Fills the leaves from the tensors and writes them, with `meta.json`, to `folder`.
 
     Everything is made in a folder beside it, which takes its place when it is complete. Parameters
-    lie in memory-mapped files until Orbax has written them: at no time is a model in memory.
+    lie in memory-mapped files until Orbax, which takes copies, has written them.
 
     Args:
       folder: replaced if it exists.
