@@ -21,6 +21,13 @@ from jaxvlm.training.weights import FORMAT, fingerprint
 _BLOCK = 2**24
 
 
+class _Mapped(np.memmap):
+    """A file in the place of memory; Orbax copies the arrays it is given, and need not copy it."""
+
+    def __deepcopy__(self, memo: dict) -> "_Mapped":
+        return self
+
+
 def check_free(folder: Path, overwrite: bool) -> None:
     """Raises a UserError if `folder` holds something that may not be replaced."""
     if not folder.exists():
@@ -42,7 +49,7 @@ def write(
     """Fills the leaves from the tensors and writes them, with `meta.json`, to `folder`.
 
     Everything is made in a folder beside it, which takes its place when it is complete. Parameters
-    lie in memory-mapped files until Orbax, which takes copies, has written them.
+    lie in memory-mapped files until Orbax has written them.
 
     Args:
       folder: replaced if it exists.
@@ -61,7 +68,7 @@ def write(
         scratch.mkdir(parents=True)
         params = {}
         for number, leaf in enumerate(leaves):
-            place = np.memmap(scratch / str(number), leaf.dtype, "w+", shape=leaf.shape or (1,))
+            place = _Mapped(scratch / str(number), leaf.dtype, "w+", shape=leaf.shape or (1,))
             # Reserved before it is written: a full disk would end the process by a signal.
             with (scratch / str(number)).open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, max(place.nbytes, 1))
