@@ -1,4 +1,4 @@
-"""What can be imported: of each kind the model's sizes, its name table and what is left out."""
+"""What can be imported: of each kind the model's sizes, its tensors' places and what is left out."""
 
 import dataclasses
 import json
@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
+import numpy as np
 
-from convert import qwen3, vggt
+from convert import parts, qwen3, vggt
 from convert.source import Tensors
 from convert.table import Leaf, match
 from jaxvlm.errors import UserError
-from jaxvlm.models.qwen3 import Qwen3, Qwen3Config
-from jaxvlm.models.tree import pure
+from jaxvlm.models.geometry import GeometryConfig
+from jaxvlm.models.perceiver import PerceiverConfig
+from jaxvlm.models.qwen3 import Qwen3Config
 from jaxvlm.models.vggt.config import DPTConfig, VGGTConfig
-from jaxvlm.models.vggt.model import VGGT
+
+# Rows of the original's embedding (the tokenizer's and one for <image>), and of Qwen3's own.
+_ORIGINAL_ROWS, _QWEN3_ROWS = 151_670, 151_936
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,92 +28,205 @@ class Import:
 
     Attributes:
       leaves: our parameters and the tensors they are made of.
-      model: the model's sizes, for `meta.json`.
+      parts: the sizes of the parts.
       left_out: how many tensors of the source are not imported, by the reason.
+      rows: of the source's token embedding, where there is one; what is above them is zero.
+      assumed: sizes that the source does not tell and that were not given, in words.
     """
 
     leaves: list[Leaf]
-    model: dict[str, Any]
+    parts: dict[str, parts.Sizes]
     left_out: dict[str, int]
+    rows: int | None = None
+    assumed: tuple[str, ...] = ()
 
 
-def import_vggt(tensors: Tensors, heads: Sequence[str], model_config: Path | None, dtype) -> Import:
-    """VGGT's aggregator, and the heads that are asked for.
+def find(
+    kind: str,
+    tensors: Tensors,
+    *,
+    heads: Sequence[str] = (),
+    model_config: Path | None = None,
+    dtype: np.dtype | None = None,
+) -> Import:
+    """Finds a place for every tensor of a source.
 
-    Raises:
-      UserError: the source is none of this size, or lacks something.
-    """
-    _expect(tensors, "aggregator.", "vggt", "the state dict of VGGT (keys aggregator.*)")
-    config = dataclasses.replace(vggt_config(model_config), heads=tuple(heads))
-    ignore = vggt.ignored(config)
-    shapes = pure(nnx.eval_shape(lambda: VGGT(config, rngs=nnx.Rngs(0))))
-    leaves = match(vggt.rules(config), tensors.entries, shapes, ignore, dtype)
-    left_out = {}
-    for pattern in ignore:
-        count = sum(bool(re.fullmatch(pattern, key)) for key in tensors)
-        name = pattern.split("\\")[0]
-        why = "not used by jaxvlm" if pattern in vggt.IGNORED else "not asked for by --heads"
-        if count:
-            left_out[f"{name}: {why}"] = count
-    return Import(leaves, dataclasses.asdict(config), left_out)
-
-
-def import_qwen3(tensors: Tensors, folder: Path, dtype) -> Import:
-    """Qwen3, of the size that the folder's `config.json` gives.
+    Args:
+      kind: `"vggt"`, `"qwen3"` or `"original"`.
+      tensors: the source; a Qwen3 has its `config.json` beside it.
+      heads: of VGGT, beside the aggregator.
+      model_config: JSON file with sizes that shapes don't tell.
+      dtype: of all parameters; None keeps the source's.
 
     Raises:
-      UserError: no such configuration, or tensors that are not of it.
+      UserError: it is of another kind, or tensors do not fit.
     """
-    _expect(tensors, "model.layers.", "qwen3", "Qwen3ForCausalLM (keys model.layers.*)")
-    config = Qwen3Config.from_hf(_json(folder / "config.json"))
-    left_out = {}
-    ignore = qwen3.ignored(config, tensors)
-    if ignore:
-        left_out["lm_head: the same as the embeddings, to which it is tied"] = len(ignore)
-    shapes = pure(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0))))
-    leaves = match(qwen3.rules(config), tensors.entries, shapes, ignore, dtype)
-    return Import(leaves, dataclasses.asdict(config), left_out)
+    given = read_json(model_config) if model_config else {}
+    if kind == "vggt":
+        _expect(tensors, "aggregator.", kind, "the state dict of VGGT (keys aggregator.*)")
+        return _matched(tensors, {"vision": vggt_config(given, heads)}, {}, dtype)
+    if kind == "qwen3":
+        _expect(tensors, "model.layers.", kind, "Qwen3ForCausalLM (keys model.layers.*)")
+        config = Qwen3Config.from_hf(read_json(tensors.folder / "config.json"))
+        return _matched(tensors, {"language": config}, {}, dtype)
+    return _original(tensors, given, heads, dtype)
 
 
-def vggt_config(path: Path | None) -> VGGTConfig:
-    """VGGT-1B's sizes, or those of a JSON file with the names of the official constructors.
+def _original(tensors: Tensors, given: Mapping, heads: Sequence[str], dtype) -> Import:
+    """A checkpoint of the original: the parts that it has, of the sizes that its shapes tell."""
+    _expect(tensors, "projector.", "original", "keys text_model.*, vision_model.*, projector.*, …")
+    entries = tensors.entries
+    found: dict[str, parts.Sizes] = {}
+    assumed = []
+    if _has(tensors, "vision_model."):
+        found["vision"] = vggt_config(given, heads)
+        if "aggregator" not in given:
+            assumed.append("VGGT-1B's number of heads (aggregator)")
+    stated = given.get("projector", {})
+    if "num_heads" not in stated:
+        assumed.append("8 heads of the projector (projector: num_heads)")
+    found["projector"] = projector_config(entries, stated.get("num_heads", 8))
+    if _has(tensors, "geom_head."):
+        found["geometry"] = geometry_config(entries)
+    rows = None
+    if _has(tensors, "text_model."):
+        if text := given.get("text_model"):
+            config = Qwen3Config.from_hf(text)
+        else:
+            config = _qwen3_config(tensors)
+            assumed.append("rope_theta 5,000,000 and rms_norm_eps 1e-6 (text_model: a config.json)")
+        found["language"] = config
+        rows = _shape(entries, "text_model.model.embed_tokens.weight")[0]
+    matched = _matched(tensors, found, parts.ORIGINAL, dtype)
+    return dataclasses.replace(matched, rows=rows, assumed=tuple(assumed))
 
-    The file has `aggregator` and optionally `vit`, `camera_head`, `depth_head` and `point_head`;
-    the same under `config` is read too.
+
+def _matched(
+    tensors: Tensors, found: dict[str, parts.Sizes], prefixes: Mapping[str, str], dtype
+) -> Import:
+    ignore: list[str] = []
+    left_out: dict[str, int] = {}
+    padded: dict[str, int] = {}
+    if vision := found.get("vision"):
+        prefix = re.escape(prefixes.get("vision", ""))
+        for pattern in vggt.ignored(vision):
+            ignore.append(prefix + pattern)
+            count = sum(bool(re.fullmatch(prefix + pattern, key)) for key in tensors)
+            why = "not used by jaxvlm" if pattern in vggt.IGNORED else "not asked for by --heads"
+            if count:
+                left_out[f"{pattern.split(chr(92))[0]}: {why}"] = count
+    rows = None
+    if language := found.get("language"):
+        prefix = prefixes.get("language", "")
+        tied = qwen3.ignored(language, tensors, prefix)
+        ignore += tied
+        if tied:
+            left_out["lm_head: the same as the embeddings, to which it is tied"] = 1
+        embedding = prefix + "model.embed_tokens.weight"
+        if embedding in tensors:
+            rows = tensors.entries[embedding].shape[0]
+        if prefix:
+            padded = {key: language.vocab_size for key in (embedding, prefix + "lm_head.weight")}
+            padded = {key: size for key, size in padded.items() if key in tensors}
+    rules = parts.rules(found, prefixes)
+    leaves = match(rules, tensors.entries, parts.shapes(found), ignore, dtype, padded)
+    return Import(leaves, found, left_out, rows)
+
+
+def vggt_config(given: Mapping, heads: Sequence[str] = ()) -> VGGTConfig:
+    """VGGT-1B's sizes, or those of a JSON object with the names of the official constructors.
+
+    It has `aggregator` and optionally `vit`, `camera_head`, `depth_head` and `point_head`; the same
+    under `config` is read too.
     """
-    if path is None:
-        return VGGTConfig()
-    stored = _json(path)
-    stored = stored.get("config", stored)
+    given = given.get("config", given)
     try:
-        body = stored["aggregator"]
+        body = given.get("aggregator", {})
         names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio",
                  "num_register_tokens", "rope_freq", "init_values")  # fmt: skip
         sizes = {name: body[name] for name in names if name in body}
-        sizes["patch_embed"] = "vit"
-        if vit := stored.get("vit"):
+        if vit := given.get("vit"):
             sizes |= {"vit_depth": vit["depth"], "vit_heads": vit["num_heads"]}
         elif body.get("patch_embed", "").startswith("conv"):
             sizes["patch_embed"] = "conv"
-        if camera := stored.get("camera_head"):
+        if camera := given.get("camera_head"):
             sizes["camera_trunk_depth"] = camera["trunk_depth"]
             sizes["camera_heads"] = camera["num_heads"]
         for name in ("depth_head", "point_head"):
-            if head := stored.get(name):
+            if head := given.get(name):
                 layers = tuple(head["intermediate_layer_idx"])
                 sizes[name] = DPTConfig(head["features"], tuple(head["out_channels"]), layers)
-        return VGGTConfig(**sizes)
+        return VGGTConfig(**sizes, heads=tuple(heads))
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"--model-config {path}: {error!r} is missing or of a wrong type") from None
+        raise UserError(f"--model-config: {error!r} is missing or of a wrong type") from None
+
+
+def projector_config(entries: Mapping[str, Any], num_heads: int) -> PerceiverConfig:
+    """The sizes of the original's projector, from the shapes of its tensors."""
+    latents, width = _shape(entries, "projector.latents")
+    return PerceiverConfig(
+        in_dim=_shape(entries, "projector.in_proj.weight")[1],
+        latent_dim=width,
+        num_latents=latents,
+        num_heads=num_heads,
+        num_layers=_layers(entries, "projector.layers."),
+        ffn_dim=_shape(entries, "projector.layers.0.mlp.0.weight")[0],
+        out_dim=_shape(entries, "projector.out_proj.weight")[0],
+    )
+
+
+def geometry_config(entries: Mapping[str, Any]) -> GeometryConfig:
+    """The sizes of the original's geometry head, from the shapes of its tensors."""
+    out_dim, in_dim = _shape(entries, "geom_head.0.weight")
+    return GeometryConfig(in_dim=in_dim, out_dim=out_dim)
+
+
+def _qwen3_config(tensors: Tensors) -> Qwen3Config:
+    """The sizes of the original's language model, from the shapes of its tensors."""
+    entries, prefix = tensors.entries, "text_model.model."
+    layer = f"{prefix}layers.0."
+    rows, width = _shape(entries, f"{prefix}embed_tokens.weight")
+    (head_dim,) = _shape(entries, f"{layer}self_attn.q_norm.weight")
+    head = "text_model.lm_head.weight"
+    return Qwen3Config(
+        vocab_size=_QWEN3_ROWS if rows == _ORIGINAL_ROWS else rows,
+        hidden_size=width,
+        num_layers=_layers(entries, f"{prefix}layers."),
+        num_heads=_shape(entries, f"{layer}self_attn.q_proj.weight")[0] // head_dim,
+        num_kv_heads=_shape(entries, f"{layer}self_attn.k_proj.weight")[0] // head_dim,
+        head_dim=head_dim,
+        intermediate_size=_shape(entries, f"{layer}mlp.gate_proj.weight")[0],
+        tie_embeddings=head not in tensors or qwen3.same_rows(tensors, "text_model."),
+    )
+
+
+def _layers(entries: Mapping[str, Any], prefix: str) -> int:
+    numbers = [key.removeprefix(prefix).split(".")[0] for key in entries if key.startswith(prefix)]
+    return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
+def _shape(entries: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    if key not in entries:
+        raise UserError(f"the tensor {key!r} is missing; the model's size cannot be told")
+    return entries[key].shape
+
+
+def _has(tensors: Tensors, prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in tensors)
 
 
 def _expect(tensors: Tensors, prefix: str, kind: str, what: str) -> None:
-    if not any(key.startswith(prefix) for key in tensors):
+    if not _has(tensors, prefix):
         found = ", ".join(sorted({key.split(".")[0] for key in tensors})[:5])
         raise UserError(f"{kind} expects {what}; this source has keys that begin with {found}")
 
 
-def _json(path: Path) -> Mapping:
+def read_json(path: Path) -> Mapping:
+    """A JSON object in a file.
+
+    Raises:
+      UserError: there is none.
+    """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,15 +1,22 @@
 """Name table of projector and geometry head: the original's state dict <-> ours.
 
 Paths start with `projector/` (`jaxvlm.models.perceiver.Perceiver`) and `geometry/`
-(`jaxvlm.models.geometry.GeometryHead`), as in the tree of the whole model. The table serves a tree
-with either part or both: only the parts that are there are read and written.
+(`jaxvlm.models.geometry.GeometryHead`), as in the tree of the whole model.
 """
 
 from convert.table import LINEAR, Rule, linear, norm
 
 
-def rules() -> list[Rule]:
-    """The table; torch's fused `in_proj_weight` has q, k, v on its first axis, ours on its last."""
+def rules(part: str) -> list[Rule]:
+    """The table of `"projector"` or `"geometry"`.
+
+    Torch's fused `in_proj_weight` has q, k, v on its first axis, ours on its last.
+    """
+    if part == "geometry":
+        return [
+            *linear("geom_head.0", "geometry/in_proj"),
+            *linear("geom_head.2", "geometry/out_proj"),
+        ]
     layer, ours = "projector.layers.{i}", "projector/layers"
     return [
         Rule("projector.latents", "projector/latents"),
@@ -22,6 +29,4 @@ def rules() -> list[Rule]:
         *linear(f"{layer}.mlp.3", f"{ours}/mlp/fc2"),
         *norm(f"{layer}.norm2", f"{ours}/norm2"),
         *linear("projector.out_proj", "projector/out_proj"),
-        *linear("geom_head.0", "geometry/in_proj"),
-        *linear("geom_head.2", "geometry/out_proj"),
     ]

@@ -1,5 +1,6 @@
 """Name table of Qwen3: Hugging Face `Qwen3ForCausalLM` <-> `jaxvlm.models.qwen3.Qwen3`."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,17 +30,26 @@ def rules(config: Qwen3Config) -> list[Rule]:
     return table
 
 
-def ignored(config: Qwen3Config, tensors: Mapping[str, np.ndarray]) -> list[str]:
+def ignored(config: Qwen3Config, tensors: Mapping[str, np.ndarray], prefix: str = "") -> list[str]:
     """What `table.to_jax` may ignore: a tied model's `lm_head.weight` that equals the embeddings.
+
+    `prefix` stands before the keys.
 
     Raises:
       UserError: the model is tied by its configuration, but not in the file.
     """
-    if not config.tie_embeddings or "lm_head.weight" not in tensors:
+    head = f"{prefix}lm_head.weight"
+    if not config.tie_embeddings or head not in tensors:
         return []
-    if not np.array_equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"]):
+    if not same_rows(tensors, prefix):
         raise UserError(
-            "'lm_head.weight' differs from 'model.embed_tokens.weight', but the configuration "
+            f"{head!r} differs from '{prefix}model.embed_tokens.weight', but the configuration "
             "ties them; set tie_word_embeddings to false in config.json"
         )
-    return [r"lm_head\.weight"]
+    return [re.escape(head)]
+
+
+def same_rows(tensors: Mapping[str, np.ndarray], prefix: str = "") -> bool:
+    """Whether `lm_head` holds the embeddings."""
+    head = tensors[f"{prefix}lm_head.weight"]
+    return np.array_equal(head, tensors[f"{prefix}model.embed_tokens.weight"])

@@ -16,6 +16,14 @@ from jaxvlm.errors import UserError
 
 # What a state dict is wrapped in by the people who save one.
 _WRAPPERS = ("model", "state_dict")
+# The small files of a Hugging Face folder that go with the weights.
+SMALL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+         "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+         "chat_template.jinja")  # fmt: skip
+# Folders of the original with whole weights, in its own order.
+_ORIGINAL_FOLDERS = ("pytorch_model_fp32", "pytorch_model_fp32.bin")
+# Files of a checkpoint folder that end like weights and are none.
+_STATES = ("scheduler.bin", "optimizer.bin", "training_args.bin", "scaler.pt")
 _SAFETENSORS_DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
@@ -50,6 +58,11 @@ class Tensors(Mapping[str, np.ndarray]):
                     other = self.entries[name].file
                     raise UserError(f"both {other} and {file} hold the tensor {name!r}")
                 self.entries[name] = Entry(shape, np.dtype(dtype), file)
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie."""
+        return self.files[0].parent
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._readers[self.entries[name].file].read(name)
@@ -89,6 +102,37 @@ def open_tensors(path: Path) -> Tensors:
         if files:
             return Tensors(files)
     raise UserError(f"{path} holds no weights (*.safetensors, *.bin, *.pt)")
+
+
+def open_original(path: Path) -> Tensors:
+    """The tensors of a checkpoint of the original, found in its own order.
+
+    `pytorch_model_fp32/`, then `pytorch_model_fp32.bin/`, then any `*.bin` or `*.safetensors`.
+
+    Raises:
+      UserError: only shards of DeepSpeed's ZeRO are there, or nothing, or it cannot be read.
+    """
+    if not path.is_dir():
+        return open_tensors(path)
+    for name in _ORIGINAL_FOLDERS:
+        if (path / name).is_dir():
+            return open_tensors(path / name)
+    if list(path.glob("*.index.json")):
+        return open_tensors(path)
+    for pattern in ("*.bin", "*.safetensors"):
+        files = [file for file in sorted(path.glob(pattern)) if file.name not in _STATES]
+        if files:
+            return Tensors(files)
+    shards = sorted([*path.glob("mp_rank_*"), *path.glob("*/mp_rank_*"),
+                     *path.glob("zero_pp_rank_*"), *path.glob("*/zero_pp_rank_*")])  # fmt: skip
+    if shards:
+        inside = shards[0].parent
+        top = path if inside != path else path.parent
+        raise UserError(
+            f"{path} holds only the ZeRO shards of DeepSpeed ({shards[0].relative_to(top)}); join "
+            f"them first: cd {top} && python zero_to_fp32.py {inside.name} pytorch_model_fp32"
+        )
+    raise UserError(f"{path} holds neither pytorch_model_fp32/ nor any *.bin or *.safetensors")
 
 
 def _indexed(folder: Path, index: Path) -> Tensors:

@@ -50,6 +50,10 @@ class Rule:
         """Whether the rule gathers the layers of a stack."""
         return "{i}" in self.key
 
+    def moved(self, key: str, path: str) -> "Rule":
+        """The rule with `key` and `path` before its own."""
+        return dataclasses.replace(self, key=key + self.key, path=path + self.path)
+
     def keys(self, layers: int) -> list[str]:
         """The PyTorch keys of this rule for a stack of `layers` layers."""
         if not self.stacked:
@@ -92,10 +96,15 @@ class Leaf:
         out: np.ndarray,
         advance: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """Reads the tensors, one at a time, into `out [*shape]`; `advance` is told the bytes."""
+        """Reads the tensors, one at a time, into `out [*shape]`; `advance` is told the bytes.
+
+        `out` holds zeros: a tensor with fewer rows fills a corner of it.
+        """
         for index, key in enumerate(self.keys):
             value = tensors[key]
-            out[index if self.rule.stacked else ...] = self.rule.layout.to_jax(value)
+            turned = self.rule.layout.to_jax(value)
+            place = out[index] if self.rule.stacked else out
+            place[tuple(slice(size) for size in turned.shape)] = turned
             advance(value.nbytes)
 
 
@@ -112,6 +121,7 @@ def match(
     shapes: Mapping,
     ignore: Iterable[str] = (),
     dtype: np.dtype | None = None,
+    padded: Mapping[str, int] | None = None,
 ) -> list[Leaf]:
     """Pairs every tensor with every parameter, reading none.
 
@@ -121,6 +131,7 @@ def match(
       shapes: our parameter tree of arrays or `ShapeDtypeStruct`s (nested dict).
       ignore: regular expressions of PyTorch keys that have no counterpart on purpose.
       dtype: of all parameters; None keeps the source's.
+      padded: PyTorch keys that get rows of zeros, up to this number.
 
     Raises:
       UserError: with every tensor that is missing, has no place or two, has a wrong shape, or a
@@ -131,6 +142,9 @@ def match(
     for rule in rules:
         by_path.setdefault(rule.path, []).append(rule)
     skipped = re.compile("|".join(f"(?:{p})" for p in ignore) or r"(?!)")
+    sizes = {key: tuple(head.shape) for key, head in tensors.items()}
+    for key, rows in (padded or {}).items():
+        sizes[key] = (max(rows, sizes[key][0]), *sizes[key][1:])
     problems: list[str] = []
     leaves: list[Leaf] = []
     uses: dict[str, list[str]] = {}
@@ -150,10 +164,10 @@ def match(
         if missing:
             continue
         expected = tuple(leaf.shape[1:] if found[0].stacked else leaf.shape)
-        wrong = [k for k in keys if _turned(found[0], tensors[k].shape) != expected]
+        wrong = [k for k in keys if _turned(found[0], sizes[k]) != expected]
         problems += [
             f"wrong shape: {key!r} has {list(tensors[key].shape)}, which makes "
-            f"{list(_turned(found[0], tensors[key].shape) or ())} of {path!r}; expected "
+            f"{list(_turned(found[0], sizes[key]) or ())} of {path!r}; expected "
             f"{list(expected)}"
             for key in wrong
         ]
@@ -189,7 +203,7 @@ def to_jax(
     """
     filled = {}
     for leaf in match(rules, tensors, shapes, ignore):
-        filled[leaf.path] = np.empty(leaf.shape, leaf.dtype)
+        filled[leaf.path] = np.zeros(leaf.shape, leaf.dtype)
         leaf.fill(tensors, filled[leaf.path])
     return unflatten(filled)
 

@@ -38,6 +38,8 @@ def default() -> ConfigDict:
                     "vit_heads": 16,
                 },
                 "projector": {
+                    # A folder of imported weights that holds a projector, or None: random.
+                    "weights": None,
                     "latent_dim": 4096,
                     "num_latents": 128,
                     "num_heads": 8,
@@ -49,7 +51,7 @@ def default() -> ConfigDict:
                     "context_tokens": 128,
                 },
                 # mode: "per_view", "pooled" (original checkpoints; num_tokens copies) or "none".
-                "geometry": {"mode": "per_view", "num_tokens": 8},
+                "geometry": {"weights": None, "mode": "per_view", "num_tokens": 8},
                 "language": {
                     "weights": "third_party/qwen3/jaxvlm",
                     "vocab_size": 151936,

@@ -91,7 +91,7 @@ def restore_answerer(folder: Path, config: ConfigDict) -> Answerer:
     if frozen_identity(config, groups) != read_meta(folder)["frozen"]:
         raise UserError(
             f"the frozen weights differ from those {folder} was trained with; check "
-            "model.vision.weights and model.language.weights"
+            "the field 'weights' of each part of the model"
         )
     frozen = all_parameters(config, model, groups, mesh, skip=frozenset(trained))
     dtype = compute_dtype(config)

@@ -87,16 +87,19 @@ def vlm_config(config) -> VLMConfig:
 
     Widths that follow from other parts (the projector's input and output) are filled in here.
     """
-    vision = {k: v for k, v in config.vision.items() if k != "weights"}
-    language = Qwen3Config(**{k: v for k, v in config.language.items() if k != "weights"})
+    sizes = {
+        part: {name: value for name, value in section.items() if name != "weights"}
+        for part, section in config.items()
+    }
+    language = Qwen3Config(**sizes["language"])
     width = language.hidden_size
     projector = PerceiverConfig(
-        **config.projector.to_dict(), in_dim=2 * config.vision.embed_dim, out_dim=width
+        **sizes["projector"], in_dim=2 * config.vision.embed_dim, out_dim=width
     )
     geometry = None
     if config.geometry.mode != "none":
-        geometry = GeometryConfig(**config.geometry.to_dict(), out_dim=width)
-    return VLMConfig(VGGTConfig(**vision), projector, geometry, language)
+        geometry = GeometryConfig(**sizes["geometry"], out_dim=width)
+    return VLMConfig(VGGTConfig(**sizes["vision"]), projector, geometry, language)
 
 
 def abstract_vlm(config: VLMConfig) -> VLM:

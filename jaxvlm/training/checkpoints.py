@@ -127,19 +127,23 @@ def _first_line(error: Exception) -> str:
 
 def restore_params(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
     """The parameters of one update's folder `…/checkpoints/<update>`."""
+    stored = stored_shapes(folder)
+    check_fits(f"the checkpoint {folder} holds", stored, wanted)
+    for name in stored:
+        if name not in wanted:
+            raise UserError(f"the checkpoint {folder} holds {name!r}, not in this configuration")
+    with _reading(folder), ocp.StandardCheckpointer() as reader:
+        return flatten(reader.restore((folder / "params").absolute(), unflatten(wanted)))
+
+
+def stored_shapes(folder: Path) -> dict[str, Any]:
+    """Path of every parameter in an update's folder, with its `shape` and `dtype`."""
     path = (folder / "params").absolute()
     if not path.is_dir():
         raise UserError(f"the checkpoint {folder} holds no 'params'; it is incomplete")
-    with _reading(folder), ocp.StandardCheckpointer() as reader:
-        # Not the reader's metadata: it warns of a file that parts of a checkpoint do not have.
-        stored = flatten(ocp.StandardCheckpointHandler().metadata(path).tree)
-        check_fits(f"the checkpoint {folder} holds", stored, wanted)
-        for name in stored:
-            if name not in wanted:
-                raise UserError(
-                    f"the checkpoint {folder} holds {name!r}, not in this configuration"
-                )
-        return flatten(reader.restore(path, unflatten(wanted)))
+    with _reading(folder):
+        # Not a checkpointer's metadata: it warns of a file that parts of a checkpoint do not have.
+        return flatten(ocp.StandardCheckpointHandler().metadata(path).tree)
 
 
 def read_meta(folder: Path) -> dict:
@@ -186,7 +190,7 @@ def check_same_run(stored: Mapping, current: Mapping, workdir: Path) -> None:
     if stored["frozen"] != current["frozen"]:
         raise UserError(
             f"the frozen weights {current['frozen']} differ from those {workdir} was trained "
-            f"with, {stored['frozen']}; check model.vision.weights and model.language.weights"
+            f"with, {stored['frozen']}; check the field 'weights' of these parts of the model"
         )
 
 

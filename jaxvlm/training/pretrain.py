@@ -339,14 +339,16 @@ def pretrain(flags: argparse.Namespace) -> None:
     state = _run(flags, state, step)
     vggt = flatten(state.average["vggt"])
     shipped = {
-        path: value.astype(jnp.bfloat16)
+        f"vision/{path}": value.astype(jnp.bfloat16)
         for path, value in vggt.items()
         if path.split("/")[0] in SHIPPED
     }
     meta = {
         "source": "python -m jaxvlm.rooms.pretrain",
         "flags": {k: v for k, v in vars(flags).items() if k not in ("output", "overrides")},
-        "model": dataclasses.asdict(dataclasses.replace(CONFIG, heads=("camera", "depth"))),
+        "model": {
+            "vision": dataclasses.asdict(dataclasses.replace(CONFIG, heads=("camera", "depth")))
+        },
     }
     save_weights(flags.output, shipped, meta)
     held_out = evaluate(abstract, state.average, flags)

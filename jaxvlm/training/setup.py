@@ -13,8 +13,8 @@ from jaxvlm.training.state import Params, abstract_parameters, initial_parameter
 from jaxvlm.training.weights import check_model, load_weights, read_meta
 
 _DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
-# Parts of the model whose weights can be imported.
-_PARTS = ("vision", "language")
+# The parts of the model; the weights of each can be imported.
+_PARTS = ("vision", "projector", "geometry", "language")
 
 
 def compute_dtype(config) -> jnp.dtype:
@@ -61,20 +61,20 @@ def all_parameters(
     imported: Params = {}
     for part in _PARTS:
         name = config.model[part].weights
-        wanted = {p.removeprefix(f"{part}/"): p for p in shapes if p.startswith(f"{part}/")}
+        wanted = {p: shape for p, shape in shapes.items() if p.startswith(f"{part}/")}
         if name is None or not wanted:
             continue
         check_model(name, part, {k: v for k, v in config.model[part].items() if k != "weights"})
-        placed = shardings({p: shapes[p] for p in wanted.values()}, mesh)
+        placed = shardings(wanted, mesh)
         like = {
-            short: jax.ShapeDtypeStruct(
-                shapes[path].shape,
+            path: jax.ShapeDtypeStruct(
+                shape.shape,
                 dtype if groups[path].name == FROZEN else jnp.float32,
                 sharding=placed[path],
             )
-            for short, path in wanted.items()
+            for path, shape in wanted.items()
         }
-        imported |= {f"{part}/{short}": leaf for short, leaf in load_weights(name, like).items()}
+        imported |= load_weights(name, like)
     rest = set(shapes) - set(imported)
     fresh = initial_parameters(model, groups, rest, dtype, config.seed, mesh) if rest else {}
     return {path: imported.get(path, fresh.get(path)) for path in shapes}

@@ -1,7 +1,7 @@
 """Imported weights: an Orbax folder of a pure parameter dict beside a `meta.json`.
 
-<folder>/meta.json    {"format": 1, "content": SHA-256 of all tensors, "model": sizes, …}
-<folder>/params/      Orbax tree, paths as in the model, e.g. aggregator/camera_token
+<folder>/meta.json    {"format": 2, "content": SHA-256 of all tensors, "model": {part: sizes}, …}
+<folder>/params/      Orbax tree, paths as in the whole model, e.g. vision/aggregator/camera_token
 """
 
 import hashlib
@@ -21,11 +21,14 @@ from jaxvlm.paths import flatten, unflatten
 
 # Weights shipped in the package, by name.
 BUILT_IN = {"jaxvlm:rooms": Path(__file__).parent.parent / "assets" / "rooms_vggt"}
-FORMAT = 1
+FORMAT = 2
 
 
 def save_weights(folder: Path, params: Mapping[str, Array], meta: Mapping) -> None:
-    """Writes a flat dict of parameters and what is known of it into a new folder."""
+    """Writes a flat dict of parameters and what is known of it into a new folder.
+
+    `meta["model"]` gives the sizes of every part of the model that the parameters are of.
+    """
     with ocp.PyTreeCheckpointer() as writer:
         writer.save((folder / "params").absolute(), unflatten(params))
     described = {"format": FORMAT, "content": fingerprint(params), **meta}
@@ -61,16 +64,16 @@ def read_meta(name: str) -> dict:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}/meta.json is damaged: {error}; import them anew") from None
     found = meta.get("format") if isinstance(meta, dict) else None
-    if found != FORMAT or "content" not in meta:
+    if found != FORMAT or "content" not in meta or not isinstance(meta.get("model"), dict):
         raise UserError(
-            f"{folder}/meta.json has format {found!r}, expected {FORMAT} and the hash of the "
-            "'content'; import the weights anew"
+            f"{folder}/meta.json has format {found!r}, expected {FORMAT} with the hash of the "
+            "'content' and the sizes of the 'model'; import the weights anew"
         )
     return meta
 
 
 def check_model(name: str, part: str, sizes: Mapping[str, Any]) -> None:
-    """Compares the sizes that weights were made for with a configuration's.
+    """Checks that weights hold a part of the model, and of the sizes of a configuration.
 
     Shapes don't tell all of them: heads and the base of the rotary embedding, for example.
 
@@ -80,9 +83,14 @@ def check_model(name: str, part: str, sizes: Mapping[str, Any]) -> None:
       sizes: fields of `model.<part>` of the configuration.
 
     Raises:
-      UserError: a field that differs.
+      UserError: no such part, or a field that differs.
     """
-    stored = read_meta(name).get("model", {})
+    parts = read_meta(name)["model"]
+    if part not in parts:
+        raise UserError(
+            f"model.{part}.weights={name!r} holds {' and '.join(sorted(parts))}, not {part}"
+        )
+    stored = parts[part]
     for field, value in sizes.items():
         if field in stored and stored[field] != value:
             raise UserError(
@@ -99,17 +107,9 @@ def load_weights(name: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[
     Raises:
       UserError: a parameter that the folder lacks or holds in another shape, by name.
     """
-    read_meta(name)
-    folder = (BUILT_IN.get(name, Path(name)) / "params").absolute()
+    check_fits(f"the weights at {name!r} hold", stored_shapes(name), wanted)
+    folder = params_folder(name)
     with ocp.PyTreeCheckpointer() as reader:
-        try:
-            metadata = reader.metadata(folder).item_metadata
-        except (FileNotFoundError, ValueError):
-            metadata = None
-        if metadata is None:
-            raise UserError(f"the weights at {name!r} are incomplete: {folder} cannot be read")
-        stored = flatten(metadata.tree)
-        check_fits(f"the weights at {name!r} hold", stored, wanted)
         tree = unflatten(wanted)
         arguments = ocp.checkpoint_utils.construct_restore_args(tree)
         wish = ocp.args.PyTreeRestore(item=tree, restore_args=arguments, partial_restore=True)
@@ -121,6 +121,29 @@ def load_weights(name: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[
                 f"the weights at {name!r} are damaged ({reason}); import them anew"
             ) from error
     return flatten(restored)
+
+
+def params_folder(name: str) -> Path:
+    """The Orbax folder of a weights folder."""
+    return (BUILT_IN.get(name, Path(name)) / "params").absolute()
+
+
+def stored_shapes(name: str) -> dict[str, Any]:
+    """Path of every parameter in a weights folder, with its `shape` and `dtype`.
+
+    Raises:
+      UserError: there is no such folder, or it is not complete.
+    """
+    read_meta(name)
+    folder = params_folder(name)
+    with ocp.PyTreeCheckpointer() as reader:
+        try:
+            metadata = reader.metadata(folder).item_metadata
+        except (FileNotFoundError, ValueError):
+            metadata = None
+    if metadata is None:
+        raise UserError(f"the weights at {name!r} are incomplete: {folder} cannot be read")
+    return flatten(metadata.tree)
 
 
 def check_fits(holder: str, stored: Mapping, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:

@@ -1,6 +1,5 @@
 """Importing: every bit arrives, and what does not fit is refused before anything is written."""
 
-import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from convert import import_torch, kinds, qwen3, vggt
+from convert import import_torch, kinds, parts, qwen3
 from convert.table import to_torch
 from jaxvlm.errors import UserError
 from jaxvlm.models.qwen3 import Qwen3, Qwen3Config
@@ -90,25 +89,28 @@ def test_vggt_arrives_bit_for_bit(vggt_file, tmp_path, capsys):
     sizes = FIXTURES / "vggt_tiny.json"
     run("vggt", vggt_file, tmp_path / "out", "--model-config", sizes, "--heads", "camera", "depth")
     assert "left out: 62 tensors of point_head: not asked for" in capsys.readouterr().out
-    config = kinds.vggt_config(sizes)
-    config = dataclasses.replace(config, heads=("camera", "depth"))
-    back = to_torch(vggt.rules(config), unflatten(stored(tmp_path / "out")))
+    config = kinds.vggt_config(kinds.read_json(sizes), ("camera", "depth"))
+    back = to_torch(parts.rules({"vision": config}), unflatten(stored(tmp_path / "out")))
     source = load_file(FIXTURES / "vggt_tiny.safetensors")
     source = {k.removeprefix("params/"): v for k, v in source.items() if k.startswith("params/")}
     source = {k: v for k, v in source.items() if not k.startswith("point_head")}
     assert bits(back) == bits(source)
-    assert read_meta(str(tmp_path / "out"))["model"]["vit_heads"] == 4
+    assert read_meta(str(tmp_path / "out"))["model"]["vision"]["vit_heads"] == 4
 
 
 def test_qwen3_arrives_bit_for_bit(qwen3_folder, tmp_path):
     run("qwen3", qwen3_folder, tmp_path / "out")
     config = Qwen3Config.from_hf(QWEN3)
-    back = to_torch(qwen3.rules(config), unflatten(stored(tmp_path / "out")))
+    back = to_torch(parts.rules({"language": config}), unflatten(stored(tmp_path / "out")))
     assert bits(back) == bits(qwen3_tensors())
     meta = read_meta(str(tmp_path / "out"))
-    assert meta["model"]["rope_theta"] == 1e6 and meta["tensors"] == len(back)
+    assert meta["model"]["language"]["rope_theta"] == 1e6 and meta["tensors"] == len(back)
     assert set(meta["files"]) == {"model-0.safetensors", "model-1.safetensors"}
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["meta.json", "params"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "huggingface",
+        "meta.json",
+        "params",
+    ]
 
 
 def test_a_dtype_can_be_chosen(qwen3_folder, tmp_path):
@@ -116,7 +118,7 @@ def test_a_dtype_can_be_chosen(qwen3_folder, tmp_path):
     params = stored(tmp_path / "out")
     assert {v.dtype for v in params.values()} == {np.dtype("float32")}
     expected = qwen3_tensors()["model.norm.weight"].astype(np.float32)
-    np.testing.assert_array_equal(params["norm/scale"], expected)
+    np.testing.assert_array_equal(params["language/norm/scale"], expected)
 
 
 def test_what_stands_is_replaced_only_if_so_asked(qwen3_folder, tmp_path):
@@ -124,9 +126,11 @@ def test_what_stands_is_replaced_only_if_so_asked(qwen3_folder, tmp_path):
     with pytest.raises(UserError, match=r"out exists; pass --overwrite"):
         run("qwen3", qwen3_folder, tmp_path / "out")
     run("qwen3", qwen3_folder, tmp_path / "out", "--overwrite", "--dtype", "float32")
-    assert stored(tmp_path / "out")["norm/scale"].dtype == np.float32
+    assert stored(tmp_path / "out")["language/norm/scale"].dtype == np.float32
     (tmp_path / "mine").mkdir()
-    with pytest.raises(UserError, match=r"no imported weights folder: not replaced"):
+    with pytest.raises(
+        UserError, match=r"not written by this command \(no meta.json\): not replaced"
+    ):
         run("qwen3", qwen3_folder, tmp_path / "mine", "--overwrite")
 
 
@@ -215,6 +219,6 @@ def test_an_import_that_breaks_off_leaves_nothing(qwen3_folder, tmp_path, monkey
 def test_imported_weights_feed_a_model_in_its_dtype(qwen3_folder, tmp_path):
     run("qwen3", qwen3_folder, tmp_path / "out")
     placed = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = {"norm/scale": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=placed)}
+    wanted = {"language/norm/scale": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=placed)}
     loaded = load_weights(str(tmp_path / "out"), wanted)
-    assert loaded["norm/scale"].dtype == jnp.float32
+    assert loaded["language/norm/scale"].dtype == jnp.float32

@@ -27,7 +27,9 @@ WEIGHTS = {n.removeprefix("params/"): v for n, v in RECORDED.items() if "geom_he
 def imported(mode: str) -> GeometryHead:
     config = GeometryConfig(mode=mode, out_dim=32, num_tokens=3)
     abstract = nnx.eval_shape(lambda: GeometryHead(config, rngs=nnx.Rngs(0)))
-    arrays = table.to_jax(names.rules(), WEIGHTS, {"geometry": tree.pure(abstract)})["geometry"]
+    arrays = table.to_jax(names.rules("geometry"), WEIGHTS, {"geometry": tree.pure(abstract)})[
+        "geometry"
+    ]
     return tree.load(abstract, jax.tree.map(jnp.asarray, arrays))
 
 
@@ -38,7 +40,7 @@ def test_pooled_tokens_equal_the_original():
 
 
 def test_export_is_bit_exact():
-    exported = table.to_torch(names.rules(), {"geometry": tree.pure(imported("pooled"))})
+    exported = table.to_torch(names.rules("geometry"), {"geometry": tree.pure(imported("pooled"))})
     assert set(exported) == set(WEIGHTS)
     for name, value in WEIGHTS.items():
         np.testing.assert_array_equal(exported[name], value)

@@ -36,7 +36,7 @@ def imported(**changes) -> Perceiver:
     tensors = {name.removeprefix("params/"): value for name, value in recorded().items()}
     ignored = ["case/.*", r"geom_head\..*"]
     shapes = {"projector": tree.pure(abstract)}
-    arrays = table.to_jax(names.rules(), tensors, shapes, ignored)["projector"]
+    arrays = table.to_jax(names.rules("projector"), tensors, shapes, ignored)["projector"]
     return tree.load(abstract, jax.tree.map(jnp.asarray, arrays))
 
 
@@ -56,7 +56,7 @@ def test_tokens_equal_the_original(choice):
 
 
 def test_export_is_bit_exact():
-    exported = table.to_torch(names.rules(), {"projector": tree.pure(imported())})
+    exported = table.to_torch(names.rules("projector"), {"projector": tree.pure(imported())})
     source = {n.removeprefix("params/"): v for n, v in recorded().items() if "/projector." in n}
     assert set(exported) == set(source)
     for name, value in source.items():

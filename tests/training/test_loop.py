@@ -146,16 +146,16 @@ def test_an_unfinished_checkpoint_is_ignored(toy, records, straight, tmp_path, m
 
 def test_other_frozen_weights_are_noticed(toy, records, tmp_path):
     weights = tmp_path / "vggt"
-    frozen = {p.removeprefix("vision/"): v for p, v in toy.frozen.items()}
-    save_weights(weights, frozen, {})
+    meta = {"model": {"vision": {}}}
+    save_weights(weights, toy.frozen, meta)
     config = tiny.config_for(records, model__vision__weights=str(weights), train__max_steps=2)
     workdir = tmp_path / "run"
     workdir.mkdir()
     loop.train(config, workdir)
     assert not any(toy.groups[p].name == FROZEN for p in final_params(toy, workdir, 2))
     weights.rename(tmp_path / "old")
-    path = "aggregator/frame_blocks/mlp/fc1/bias"
-    save_weights(weights, {**frozen, path: frozen[path] + 1e-3}, {})
+    path = "vision/aggregator/frame_blocks/mlp/fc1/bias"
+    save_weights(weights, {**toy.frozen, path: toy.frozen[path] + 1e-3}, meta)
     with pytest.raises(UserError, match=r"frozen weights .* differ from those"):
         loop.train(config, workdir)
 

@@ -20,7 +20,8 @@ PARAMS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "tiny"
-    save_weights(path, {k: jnp.asarray(v) for k, v in PARAMS.items()}, {"source": "a test"})
+    meta = {"source": "a test", "model": {"vision": {}}}
+    save_weights(path, {k: jnp.asarray(v) for k, v in PARAMS.items()}, meta)
     return path
 
 
@@ -38,7 +39,8 @@ def test_what_was_saved_comes_back(folder):
     for path, value in PARAMS.items():
         np.testing.assert_array_equal(loaded[path], value)
     content = fingerprint(PARAMS)
-    assert read_meta(str(folder)) == {"format": 1, "content": content, "source": "a test"}
+    meta = {"format": 2, "content": content, "source": "a test", "model": {"vision": {}}}
+    assert read_meta(str(folder)) == meta
 
 
 def test_tensors_that_nobody_wants_are_left_out(folder):
@@ -52,7 +54,7 @@ def test_tensors_that_nobody_wants_are_left_out(folder):
 def test_dtypes_are_converted_both_ways(folder, tmp_path):
     half = load_weights(str(folder), wanted(dtype=jnp.bfloat16))
     assert {leaf.dtype for leaf in half.values()} == {jnp.dtype("bfloat16")}
-    save_weights(tmp_path / "half", half, {})
+    save_weights(tmp_path / "half", half, {"model": {}})
     loaded = load_weights(str(tmp_path / "half"), wanted())
     for path, value in PARAMS.items():
         assert loaded[path].dtype == jnp.float32
@@ -81,7 +83,7 @@ def test_a_missing_folder_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is damaged"), (json.dumps({"format": 9}), "format 9, expected 1")]
+    ("text", "message"), [("{", "is damaged"), (json.dumps({"format": 9}), "format 9, expected 2")]
 )
 def test_a_damaged_or_foreign_folder_is_an_error(tmp_path, text, message):
     (tmp_path / "meta.json").write_text(text)
@@ -90,7 +92,7 @@ def test_a_damaged_or_foreign_folder_is_an_error(tmp_path, text, message):
 
 
 def test_a_folder_without_tensors_is_incomplete(tmp_path):
-    (tmp_path / "meta.json").write_text(json.dumps({"format": 1, "content": ""}))
+    (tmp_path / "meta.json").write_text(json.dumps({"format": 2, "content": "", "model": {}}))
     with pytest.raises(UserError, match="incomplete"):
         load_weights(str(tmp_path), wanted())
 
@@ -98,15 +100,17 @@ def test_a_folder_without_tensors_is_incomplete(tmp_path):
 def test_a_size_that_no_shape_tells_must_agree(tmp_path):
     path = tmp_path / "qwen3"
     tensors = {k: jnp.asarray(v) for k, v in PARAMS.items()}
-    save_weights(path, tensors, {"model": {"rope_theta": 1e6, "num_layers": 2}})
+    save_weights(path, tensors, {"model": {"language": {"rope_theta": 1e6, "num_layers": 2}}})
     check_model(str(path), "language", {"rope_theta": 1e6, "tie_embeddings": True})
     with pytest.raises(UserError, match=r"rope_theta=1000000.0.*set model.language.rope_theta="):
         check_model(str(path), "language", {"num_layers": 2, "rope_theta": 5e6})
+    with pytest.raises(UserError, match=r"model.vision.weights=.*qwen3' holds language, not vis"):
+        check_model(str(path), "vision", {})
 
 
 def test_a_truncated_tensor_is_no_traceback(tmp_path):
     path = tmp_path / "cut"
-    save_weights(path, {k: jnp.asarray(v) for k, v in PARAMS.items()}, {})
+    save_weights(path, {k: jnp.asarray(v) for k, v in PARAMS.items()}, {"model": {}})
     largest = max((path / "params").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"import them anew|incomplete"):

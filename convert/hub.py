@@ -1,0 +1,84 @@
+"""Weights from the Hugging Face hub, kept in its cache (HF_HOME)."""
+
+import fnmatch
+import re
+from pathlib import Path
+
+from convert.source import SMALL
+from jaxvlm.errors import UserError
+
+# What a kind reads, the best first.
+_WEIGHTS = {
+    "vggt": ("*.safetensors", "*.pt", "*.bin"),
+    "qwen3": ("*.safetensors", "*.bin"),
+    "original": ("*.safetensors", "*.bin", "pytorch_model_fp32/*", "pytorch_model_fp32.bin/*"),
+}
+
+
+def is_name(source: str) -> bool:
+    """Whether `source` could be a hub id: `owner/name`, and nothing of that path exists here."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source)) and not Path(source).exists()
+
+
+def download(name: str, revision: str | None, kind: str) -> tuple[Path, str]:
+    """The files of a repository that a kind needs, downloaded where they are not yet.
+
+    A download that broke off goes on where it stood.
+
+    Args:
+      name: of the repository.
+      revision: branch, tag or commit; None is the newest.
+      kind: as for `kinds.find`.
+
+    Returns:
+      The folder in the cache, and the commit.
+
+    Raises:
+      UserError: the hub cannot be reached, or has no such repository, or access is not granted.
+    """
+    # Not at the top: it takes a while to import.
+    import huggingface_hub as hub
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    where = f"https://huggingface.co/{name}"
+    try:
+        info = hub.HfApi().model_info(name, revision=revision)
+        files = [file.rfilename for file in info.siblings or ()]
+        patterns = [p for p in _WEIGHTS[kind] if fnmatch.filter(files, p)][:1]
+        if not patterns:
+            raise UserError(f"{where} holds no weights {' or '.join(_WEIGHTS[kind])}")
+        patterns += [f"{patterns[0]}.index.json", *SMALL]
+        folder = hub.snapshot_download(name, revision=info.sha, allow_patterns=patterns)
+    except UserError:
+        raise
+    except GatedRepoError:
+        raise UserError(
+            f"{where} asks for consent first: request access there, then set HF_TOKEN or run "
+            "'hf auth login', and repeat the command"
+        ) from None
+    except HfHubHTTPError as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        at = f" at revision {revision!r}" if revision else ""
+        raise UserError(
+            f"{name!r} is no folder or file here, and the hub does not give it{at}: {reason}"
+        ) from None
+    except Exception as error:  # Its HTTP client's errors are of many kinds.
+        if kept := _kept(name, revision):
+            print(f"the hub cannot be reached; using what was downloaded before: {kept}")
+            return kept, kept.name
+        raise UserError(
+            f"{name!r} is no folder or file here, and the hub cannot be reached "
+            f"({type(error).__name__}). Without a network: download {where} elsewhere (hf download "
+            f"{name} --local-dir FOLDER), copy the folder, and give its path"
+        ) from None
+    return Path(folder), info.sha
+
+
+def _kept(name: str, revision: str | None) -> Path | None:
+    """The folder of the cache, if an earlier download left one."""
+    import huggingface_hub as hub
+
+    try:
+        return Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
+    except Exception:  # None there, whatever the reason.
+        return None

@@ -1,0 +1,163 @@
+"""Parameters on our side of the disk, read one at a time: imported weights or a checkpoint."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from convert import parts
+from convert.store import HUGGING_FACE
+from jaxvlm.errors import UserError
+from jaxvlm.generation.restore import find_checkpoint, run_config
+from jaxvlm.models.vlm import vlm_config
+from jaxvlm.paths import flatten, unflatten
+from jaxvlm.training import checkpoints, weights
+from jaxvlm.training.parameters import assign_groups
+from jaxvlm.training.setup import frozen_identity
+from jaxvlm.training.state import abstract_parameters
+
+
+class Params(Mapping[str, np.ndarray]):
+    """The parameters of one or more Orbax folders by path; each is read when it is asked for."""
+
+    def __init__(self, folders: Mapping[str, Path]):
+        """Takes the folder that each path is read from."""
+        self._folders = dict(folders)
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        tree = unflatten({path: 0})
+        wish = unflatten({path: ocp.RestoreArgs(restore_type=np.ndarray)})
+        arguments = ocp.args.PyTreeRestore(item=tree, restore_args=wish, partial_restore=True)
+        folder = self._folders[path]
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                return flatten(reader.restore(folder, args=arguments))[path]
+        except (OSError, ValueError) as error:
+            reason = (str(error).splitlines() or [""])[0][:300]
+            raise UserError(f"{path!r} in {folder} is damaged ({reason})") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+    def of(self, part: str) -> "Params":
+        """The parameters of one part of the model."""
+        own = {p: folder for p, folder in self._folders.items() if p.startswith(f"{part}/")}
+        return Params(own)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A model on disk.
+
+    Attributes:
+      params: by path.
+      parts: the sizes of the parts.
+      source: where it came from.
+      tokenizer: its name, if it was trained here.
+      trained: the parts that were trained here, or came together in one import.
+      weights: by part the imported weights it began with.
+    """
+
+    params: Params
+    parts: dict[str, parts.Sizes]
+    source: str
+    tokenizer: str | None
+    trained: tuple[str, ...]
+    weights: dict[str, str]
+
+    def rows(self, part: str = "language") -> int | None:
+        """Rows of the token embedding in the source of the weights, if they were imported."""
+        return self._meta(part).get("rows")
+
+    def hugging_face(self) -> Path | None:
+        """What the Hugging Face folder that the language model came from held beside weights."""
+        folder = Path(self.weights.get("language", "")) / HUGGING_FACE
+        return folder if "language" in self.weights and folder.is_dir() else None
+
+    def origin(self, part: str) -> str:
+        """Where the weights that a part began with came from."""
+        return self._meta(part).get("source", "random weights")
+
+    def _meta(self, part: str) -> dict[str, Any]:
+        name = self.weights.get(part)
+        return weights.read_meta(name) if name else {}
+
+
+def open_stored(name: str, overrides: list[str]) -> Stored:
+    """Opens imported weights, a run's newest checkpoint, or an update's folder.
+
+    Args:
+      name: a path, or the name of weights in the package.
+      overrides: of the run's configuration.
+
+    Raises:
+      UserError: there is nothing of the kind, or it is not complete.
+    """
+    if name in weights.BUILT_IN or (Path(name) / "meta.json").is_file():
+        return _open_weights(name)
+    if not Path(name).exists():
+        raise UserError(f"{name} does not exist")
+    return _open_checkpoint(find_checkpoint(Path(name)), overrides)
+
+
+def _open_weights(name: str) -> Stored:
+    meta = weights.read_meta(name)
+    found = parts.from_described(meta["model"])
+    folder = weights.params_folder(name)
+    return Stored(
+        _complete(dict.fromkeys(weights.stored_shapes(name), folder), found, name),
+        found,
+        name,
+        None,
+        tuple(found),
+        dict.fromkeys(found, name),
+    )
+
+
+def _open_checkpoint(folder: Path, overrides: list[str]) -> Stored:
+    config = run_config(folder, overrides)
+    model = vlm_config(config.model)
+    found = {
+        part: sizes
+        for part in ("vision", "projector", "geometry", "language")
+        if (sizes := getattr(model, part)) is not None
+    }
+    shapes = abstract_parameters(model)
+    groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+    if frozen_identity(config, groups) != checkpoints.read_meta(folder)["frozen"]:
+        raise UserError(
+            f"the frozen weights differ from those {folder} was trained with; check the field "
+            "'weights' of each part of the model"
+        )
+    own = checkpoints.stored_shapes(folder)
+    names = {part: config.model[part].weights for part in found if config.model[part].weights}
+    folders = {}
+    for path in shapes:
+        part = path.split("/")[0]
+        if path in own:
+            folders[path] = (folder / "params").absolute()
+        elif part in names:
+            folders[path] = weights.params_folder(names[part])
+        else:
+            raise UserError(
+                f"{folder} holds no {path!r}: model.{part} was frozen at random weights, which "
+                "are stored nowhere"
+            )
+    trained = tuple(part for part in found if any(p.startswith(f"{part}/") for p in own))
+    tokenizer = config.text.tokenizer
+    params = _complete(folders, found, str(folder))
+    return Stored(params, found, str(folder), tokenizer, trained, names)
+
+
+def _complete(folders: Mapping[str, Path], found: Mapping[str, parts.Sizes], name: str) -> Params:
+    wanted = parts.shapes(found)
+    missing = sorted(set(wanted) - set(folders))
+    if missing:
+        raise UserError(f"{name} holds no parameter {missing[0]!r} ({len(missing)} are missing)")
+    return Params({path: folders[path] for path in wanted})
