@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jaxvlm.errors import UserError
 
@@ -94,7 +95,7 @@ class Mapped(np.memmap):
         return self
 
 
-def mapped(file: Path, size: int, dtype: np.dtype = np.dtype(np.uint8)) -> Mapped:
+def mapped(file: Path, size: int, dtype: DTypeLike = np.uint8) -> Mapped:
     """`size` elements of zeros in a new file.
 
     Its room is reserved first: a disk that fills up while it is written would kill the process.

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from convert.source import SMALL
+from jaxvlm.data.tokenizer import BUILT_IN
 from jaxvlm.errors import UserError
 
 # What a kind reads, the best first.
@@ -72,6 +73,30 @@ def download(name: str, revision: str | None, kind: str) -> tuple[Path, str]:
             f"{name} --local-dir FOLDER), copy the folder, and give its path"
         ) from None
     return Path(folder), info.sha
+
+
+def tokenizer_folder(name: str) -> Path:
+    """The folder with the files of a tokenizer: a path, a name of the package, or a hub id.
+
+    Raises:
+      UserError: the hub does not give it.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    if not is_name(name):
+        return Path(name)
+    import huggingface_hub as hub
+
+    # Training used it: it lies in the cache.
+    if kept := _kept(name, None):
+        return kept
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=list(SMALL)))
+    except Exception as error:  # Its HTTP client's errors are of many kinds.
+        raise UserError(
+            f"the tokenizer {name!r} is no folder here and the hub does not give it "
+            f"({type(error).__name__}); give --tokenizer FOLDER"
+        ) from None
 
 
 def _kept(name: str, revision: str | None) -> Path | None:

@@ -39,7 +39,7 @@ def main(flags: argparse.Namespace) -> None:
     if language and found.rows != language.vocab_size:
         print(f"embedding: rows {found.rows} to {language.vocab_size - 1} become zeros")
     used = [tensors.entries[key] for leaf in found.leaves for key in leaf.keys]
-    total = sum(int(np.prod(e.shape)) * e.dtype.itemsize for e in used)
+    total = sum(entry.nbytes for entry in used)
     print(f"importing {len(used)} tensors, {total / 1e9:.2f} GB, as {len(found.leaves)} parameters")
     meta = {"kind": flags.kind, "source": source, "model": parts.described(found.parts),
             "left_out": found.left_out, "rows": found.rows}  # fmt: skip
@@ -85,9 +85,6 @@ def source_flags(flags: argparse.ArgumentParser) -> None:
     """Adds what says where tensors come from."""
     flags.add_argument("source", help="a file, a folder, or a hub id such as Qwen/Qwen3-4B")
     flags.add_argument("--revision", help="branch, tag or commit of a hub id")
-    flags.add_argument(
-        "--model-config", type=Path, help="JSON file with sizes that shapes don't tell"
-    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,6 +93,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("kind", choices=KINDS)
     source_flags(flags)
     flags.add_argument("dest", type=Path)
+    flags.add_argument(
+        "--model-config", type=Path, help="JSON file with sizes that shapes don't tell"
+    )
     flags.add_argument(
         "--heads",
         nargs="*",

@@ -1,4 +1,4 @@
-"""What can be imported: of each kind the model's sizes, its tensors' places and what is left out."""
+"""What can be imported: of each kind the sizes, the tensors' places and what is left out."""
 
 import dataclasses
 import json
@@ -18,6 +18,9 @@ from jaxvlm.models.perceiver import PerceiverConfig
 from jaxvlm.models.qwen3 import Qwen3Config
 from jaxvlm.models.vggt.config import DPTConfig, VGGTConfig
 
+KINDS = ("vggt", "qwen3", "original")
+# The file that every export has, with the sizes of the parts.
+MARK = "jaxvlm.json"
 # Rows of the original's embedding (the tokenizer's and one for <image>), and of Qwen3's own.
 _ORIGINAL_ROWS, _QWEN3_ROWS = 151_670, 151_936
 
@@ -62,48 +65,81 @@ def find(
       UserError: it is of another kind, or tensors do not fit.
     """
     given = read_json(model_config) if model_config else {}
+    known = {} if given else _exported(tensors.folder)
     if kind == "vggt":
         _expect(tensors, "aggregator.", kind, "the state dict of VGGT (keys aggregator.*)")
-        return _matched(tensors, {"vision": vggt_config(given, heads)}, {}, dtype)
+        return matched(tensors, {"vision": _vision(given, known, heads)}, kind, dtype)
     if kind == "qwen3":
         _expect(tensors, "model.layers.", kind, "Qwen3ForCausalLM (keys model.layers.*)")
         config = Qwen3Config.from_hf(read_json(tensors.folder / "config.json"))
-        return _matched(tensors, {"language": config}, {}, dtype)
-    return _original(tensors, given, heads, dtype)
+        return matched(tensors, {"language": config}, kind, dtype)
+    return _original(tensors, given, known, heads, dtype)
 
 
-def _original(tensors: Tensors, given: Mapping, heads: Sequence[str], dtype) -> Import:
+def _exported(folder: Path) -> dict[str, parts.Sizes]:
+    """The sizes that an export of jaxvlm's tells, if the tensors are of one."""
+    for place in (folder, folder.parent):
+        if (place / MARK).is_file():
+            try:
+                return parts.from_described(read_json(place / MARK)["model"])
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{place / MARK} is damaged: {error!r}; remove it") from None
+    return {}
+
+
+def _vision(given: Mapping, known: Mapping[str, parts.Sizes], heads: Sequence[str]) -> VGGTConfig:
+    if "vision" in known:
+        return dataclasses.replace(known["vision"], heads=tuple(heads))
+    return vggt_config(given, heads)
+
+
+def _original(
+    tensors: Tensors,
+    given: Mapping,
+    known: Mapping[str, parts.Sizes],
+    heads: Sequence[str],
+    dtype: np.dtype | None,
+) -> Import:
     """A checkpoint of the original: the parts that it has, of the sizes that its shapes tell."""
     _expect(tensors, "projector.", "original", "keys text_model.*, vision_model.*, projector.*, …")
     entries = tensors.entries
     found: dict[str, parts.Sizes] = {}
     assumed = []
     if _has(tensors, "vision_model."):
-        found["vision"] = vggt_config(given, heads)
-        if "aggregator" not in given:
+        found["vision"] = _vision(given, known, heads)
+        if "aggregator" not in given and "vision" not in known:
             assumed.append("VGGT-1B's number of heads (aggregator)")
-    stated = given.get("projector", {})
-    if "num_heads" not in stated:
+    num_heads = given.get("projector", {}).get("num_heads")
+    if "projector" in known:
+        num_heads = known["projector"].num_heads
+    elif num_heads is None:
+        num_heads = 8
         assumed.append("8 heads of the projector (projector: num_heads)")
-    found["projector"] = projector_config(entries, stated.get("num_heads", 8))
+    found["projector"] = projector_config(entries, num_heads)
     if _has(tensors, "geom_head."):
         found["geometry"] = geometry_config(entries)
-    rows = None
     if _has(tensors, "text_model."):
         if text := given.get("text_model"):
             config = Qwen3Config.from_hf(text)
+        elif "language" in known:
+            config = known["language"]
         else:
             config = _qwen3_config(tensors)
             assumed.append("rope_theta 5,000,000 and rms_norm_eps 1e-6 (text_model: a config.json)")
         found["language"] = config
-        rows = _shape(entries, "text_model.model.embed_tokens.weight")[0]
-    matched = _matched(tensors, found, parts.ORIGINAL, dtype)
-    return dataclasses.replace(matched, rows=rows, assumed=tuple(assumed))
+    fitting = matched(tensors, found, "original", dtype)
+    return dataclasses.replace(fitting, assumed=tuple(assumed))
 
 
-def _matched(
-    tensors: Tensors, found: dict[str, parts.Sizes], prefixes: Mapping[str, str], dtype
+def matched(
+    tensors: Tensors, found: dict[str, parts.Sizes], kind: str, dtype: np.dtype | None
 ) -> Import:
+    """Finds a place for every tensor of a source whose sizes are known.
+
+    Raises:
+      UserError: tensors do not fit.
+    """
+    prefixes = parts.ORIGINAL if kind == "original" else {}
     ignore: list[str] = []
     left_out: dict[str, int] = {}
     padded: dict[str, int] = {}
@@ -126,8 +162,8 @@ def _matched(
         if embedding in tensors:
             rows = tensors.entries[embedding].shape[0]
         if prefix:
-            padded = {key: language.vocab_size for key in (embedding, prefix + "lm_head.weight")}
-            padded = {key: size for key, size in padded.items() if key in tensors}
+            keys = [key for key in (embedding, f"{prefix}lm_head.weight") if key in tensors]
+            padded = dict.fromkeys(keys, language.vocab_size)
     rules = parts.rules(found, prefixes)
     leaves = match(rules, tensors.entries, parts.shapes(found), ignore, dtype, padded)
     return Import(leaves, found, left_out, rows)

@@ -1,8 +1,8 @@
 """The parts of the model on both sides: sizes and parameters here, name tables to PyTorch there.
 
-Two namings exist: each part's own (VGGT's state dict, Hugging Face's Qwen3, the original's projector
-and geometry head), and the original's checkpoint of all parts, which puts prefixes before two of
-them.
+Two namings exist: each part's own (VGGT's state dict, Hugging Face's Qwen3, the original's
+projector and geometry head), and the original's checkpoint of all parts, which puts prefixes before
+two of them.
 """
 
 import dataclasses
@@ -25,6 +25,8 @@ from jaxvlm.paths import flatten
 Sizes: TypeAlias = VGGTConfig | PerceiverConfig | GeometryConfig | Qwen3Config
 # Before the keys of a part in a checkpoint of the original.
 ORIGINAL = {"vision": "vision_model.", "language": "text_model.", "projector": "", "geometry": ""}
+# Parameters with a row or column for every token.
+VOCABULARY = ("language/embed_tokens/embedding", "language/lm_head/kernel")
 _MODULES = {"vision": VGGT, "projector": Perceiver, "geometry": GeometryHead, "language": Qwen3}
 _CONFIGS = {"vision": VGGTConfig, "projector": PerceiverConfig, "geometry": GeometryConfig,
             "language": Qwen3Config}  # fmt: skip

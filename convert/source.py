@@ -5,6 +5,7 @@ Nothing is run that a file brings along: pickles are read with `torch.load(weigh
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -24,7 +25,7 @@ SMALL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_c
 _ORIGINAL_FOLDERS = ("pytorch_model_fp32", "pytorch_model_fp32.bin")
 # Files of a checkpoint folder that end like weights and are none.
 _STATES = ("scheduler.bin", "optimizer.bin", "training_args.bin", "scaler.pt")
-_SAFETENSORS_DTYPES = {
+SAFETENSORS_DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
     "BOOL": np.bool_,
@@ -33,11 +34,16 @@ _SAFETENSORS_DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A tensor in a file, not yet read."""
+    """A tensor in a file (or an Orbax folder), not yet read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     file: Path
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -170,7 +176,7 @@ class _Safetensors:
         heads = {}
         for name in self._file.keys():  # noqa: SIM118 - not a mapping
             part = self._file.get_slice(name)
-            heads[name] = tuple(part.get_shape()), _SAFETENSORS_DTYPES[part.get_dtype()]
+            heads[name] = tuple(part.get_shape()), SAFETENSORS_DTYPES[part.get_dtype()]
         return heads
 
     def read(self, name: str) -> np.ndarray:

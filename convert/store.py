@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from jaxvlm.training.weights import FORMAT, fingerprint
 HUGGING_FACE = "huggingface"
 _BLOCK = 2**24
 # Bytes of a chunk, which is read and written as one, and of a file. Orbax collects a file in memory
-# before it writes it: with its own choice of 2 GB, three parameters of Qwen3-4B took 5.2 GB, so 1.4.
+# before it writes it: with its own choice of 2 GB, three parameters of Qwen3-4B took 5 GB; so 1.4.
 _CHUNK, _FILE = 2**26, 2**28
 
 
@@ -52,9 +53,7 @@ def write(
         scratch.mkdir()
         params = {}
         for number, leaf in enumerate(leaves):
-            size = 1
-            for length in leaf.shape:
-                size *= length
+            size = math.prod(leaf.shape)
             place = mapped(scratch / str(number), size, leaf.dtype).reshape(leaf.shape)
             leaf.fill(tensors, place, advance)
             params[leaf.path] = place

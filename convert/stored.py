@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from convert import parts
+from convert.source import Entry
 from convert.store import HUGGING_FACE
 from jaxvlm.errors import UserError
 from jaxvlm.generation.restore import find_checkpoint, run_config
@@ -23,15 +24,15 @@ from jaxvlm.training.state import abstract_parameters
 class Params(Mapping[str, np.ndarray]):
     """The parameters of one or more Orbax folders by path; each is read when it is asked for."""
 
-    def __init__(self, folders: Mapping[str, Path]):
-        """Takes the folder that each path is read from."""
-        self._folders = dict(folders)
+    def __init__(self, entries: Mapping[str, Entry]):
+        """Takes shape, dtype and folder of each path."""
+        self.entries = dict(entries)
 
     def __getitem__(self, path: str) -> np.ndarray:
         tree = unflatten({path: 0})
         wish = unflatten({path: ocp.RestoreArgs(restore_type=np.ndarray)})
         arguments = ocp.args.PyTreeRestore(item=tree, restore_args=wish, partial_restore=True)
-        folder = self._folders[path]
+        folder = self.entries[path].file
         try:
             with ocp.PyTreeCheckpointer() as reader:
                 return flatten(reader.restore(folder, args=arguments))[path]
@@ -40,15 +41,10 @@ class Params(Mapping[str, np.ndarray]):
             raise UserError(f"{path!r} in {folder} is damaged ({reason})") from error
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._folders)
+        return iter(self.entries)
 
     def __len__(self) -> int:
-        return len(self._folders)
-
-    def of(self, part: str) -> "Params":
-        """The parameters of one part of the model."""
-        own = {p: folder for p, folder in self._folders.items() if p.startswith(f"{part}/")}
-        return Params(own)
+        return len(self.entries)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +58,7 @@ class Stored:
       tokenizer: its name, if it was trained here.
       trained: the parts that were trained here, or came together in one import.
       weights: by part the imported weights it began with.
+      absent: parts that are stored nowhere: they were frozen at random weights.
     """
 
     params: Params
@@ -70,10 +67,12 @@ class Stored:
     tokenizer: str | None
     trained: tuple[str, ...]
     weights: dict[str, str]
+    absent: tuple[str, ...] = ()
 
-    def rows(self, part: str = "language") -> int | None:
-        """Rows of the token embedding in the source of the weights, if they were imported."""
-        return self._meta(part).get("rows")
+    def original_rows(self) -> int | None:
+        """Rows of the token embedding in the original's checkpoint it began with, if in one."""
+        meta = self._meta("language")
+        return meta.get("rows") if meta.get("kind") == "original" else None
 
     def hugging_face(self) -> Path | None:
         """What the Hugging Face folder that the language model came from held beside weights."""
@@ -109,9 +108,8 @@ def open_stored(name: str, overrides: list[str]) -> Stored:
 def _open_weights(name: str) -> Stored:
     meta = weights.read_meta(name)
     found = parts.from_described(meta["model"])
-    folder = weights.params_folder(name)
     return Stored(
-        _complete(dict.fromkeys(weights.stored_shapes(name), folder), found, name),
+        _complete(_weights_entries(name), found, name),
         found,
         name,
         None,
@@ -137,27 +135,43 @@ def _open_checkpoint(folder: Path, overrides: list[str]) -> Stored:
         )
     own = checkpoints.stored_shapes(folder)
     names = {part: config.model[part].weights for part in found if config.model[part].weights}
-    folders = {}
+    imported = {part: _weights_entries(name) for part, name in names.items()}
+    entries, random = {}, set()
     for path in shapes:
         part = path.split("/")[0]
         if path in own:
-            folders[path] = (folder / "params").absolute()
+            place = (folder / "params").absolute()
+            entries[path] = Entry(tuple(own[path].shape), np.dtype(own[path].dtype), place)
+        elif path in imported.get(part, {}):
+            entries[path] = imported[part][path]
         elif part in names:
-            folders[path] = weights.params_folder(names[part])
+            raise UserError(f"the weights at {names[part]!r} hold no parameter {path!r}")
         else:
-            raise UserError(
-                f"{folder} holds no {path!r}: model.{part} was frozen at random weights, which "
-                "are stored nowhere"
-            )
+            random.add(part)
+    found = {part: sizes for part, sizes in found.items() if part not in random}
     trained = tuple(part for part in found if any(p.startswith(f"{part}/") for p in own))
     tokenizer = config.text.tokenizer
-    params = _complete(folders, found, str(folder))
-    return Stored(params, found, str(folder), tokenizer, trained, names)
+    params = _complete(entries, found, str(folder))
+    return Stored(params, found, str(folder), tokenizer, trained, names, tuple(sorted(random)))
 
 
-def _complete(folders: Mapping[str, Path], found: Mapping[str, parts.Sizes], name: str) -> Params:
+def _weights_entries(name: str) -> dict[str, Entry]:
+    folder = weights.params_folder(name)
+    return {
+        path: Entry(tuple(leaf.shape), np.dtype(leaf.dtype), folder)
+        for path, leaf in weights.stored_shapes(name).items()
+    }
+
+
+def _complete(entries: Mapping[str, Entry], found: Mapping[str, parts.Sizes], name: str) -> Params:
     wanted = parts.shapes(found)
-    missing = sorted(set(wanted) - set(folders))
+    missing = sorted(set(wanted) - set(entries))
     if missing:
         raise UserError(f"{name} holds no parameter {missing[0]!r} ({len(missing)} are missing)")
-    return Params({path: folders[path] for path in wanted})
+    for path, leaf in wanted.items():
+        if entries[path].shape != tuple(leaf.shape):
+            raise UserError(
+                f"{name} holds {path!r} with shape {list(entries[path].shape)}, expected "
+                f"{list(leaf.shape)}"
+            )
+    return Params({path: entries[path] for path in wanted})

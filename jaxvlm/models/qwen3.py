@@ -95,6 +95,19 @@ class Qwen3Config:
             tie_embeddings=config.get("tie_word_embeddings", False),
         )
 
+    def to_hf(self) -> dict:
+        """A Hugging Face config.json: what `from_hf` reads, and what goes with it."""
+        sizes = {theirs: getattr(self, ours) for ours, theirs in _HF_NAMES.items()}
+        return {
+            "architectures": ["Qwen3ForCausalLM"],
+            **_EXPECTED,
+            **sizes,
+            "rope_theta": self.rope_theta,
+            "max_position_embeddings": 262144,
+            "tie_word_embeddings": self.tie_embeddings,
+            "use_cache": True,
+        }
+
 
 def _rope_theta(config: Mapping) -> float:
     """The rotary base, from the top level or from `rope_parameters` or `rope_scaling`."""
