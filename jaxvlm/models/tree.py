@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -11,6 +13,11 @@ Module = TypeVar("Module", bound=nnx.Module)
 def pure(module: nnx.Module) -> dict:
     """The parameters of `module` (arrays or `ShapeDtypeStruct`s) as a nested dict."""
     return nnx.to_pure_dict(nnx.state(module))
+
+
+def in_float32(module: Module) -> Module:
+    """The module with parameters of float32, for what must be computed so whatever they are."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), module)
 
 
 def load(module: Module, tree: Mapping) -> Module:

@@ -1,4 +1,4 @@
-"""Seconds and memory of a full-size import, beside PyTorch's own way of loading the same file.
+"""Seconds and memory of import, verification and export at full size, beside PyTorch's loading.
 
 python scripts/bench/import_weights.py vggt /tmp/bench [--output RESULT.json]
 
@@ -118,9 +118,16 @@ def main() -> None:
     dest = given.folder / f"{given.kind}_imported"
     heads = ["--heads", "camera", "depth", "point"] if given.kind == "vggt" else []
     where = [str(source.absolute()), str(dest.absolute()), "--overwrite"]
-    importing = [sys.executable, "-m", "convert.import_torch", given.kind, *where, *heads]
+    module = [sys.executable, "-m"]
+    exported = [str(dest.absolute()), str(given.folder.absolute() / f"{given.kind}_exported")]
+    # Any tokenizer will do: it is copied.
+    exported += ["--overwrite", "--tokenizer", "jaxvlm:rooms"]
     rows = {
-        "convert.import_torch": measure(importing),
+        "convert.import_torch": measure(
+            [*module, "convert.import_torch", given.kind, *where, *heads]
+        ),
+        "convert.verify": measure([*module, "convert.verify", *reversed(where[:2])]),
+        "convert.export_torch": measure([*module, "convert.export_torch", *exported]),
         "torch.load + load_state_dict": measure([sys.executable, "-c", _LOAD, str(source)]),
     }
     print(f"{given.kind}, {total:.2f} GB")

@@ -95,7 +95,7 @@ def images_of(name: str, case: str) -> np.ndarray:
 def predict(model: VGGT, images):
     """Patch tokens, every layer's tokens and all predictions."""
     aggregator = model.aggregator
-    patches = aggregator._embed(images, remat=False)
+    patches = aggregator.patch_tokens(images)
     layers = aggregator(images, layers=range(aggregator.config.depth))
     return patches, layers, model(images)
 

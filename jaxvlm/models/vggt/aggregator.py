@@ -90,12 +90,14 @@ class Aggregator(nnx.Module):
                 f"layers {asked} asked of a VGGT with layers 0..{self.config.depth - 1}"
             )
         grid = self.config.grid(*images.shape[2:4])
-        tokens = self._with_special(self._embed(images, remat))
+        tokens = self._with_special(self.patch_tokens(images, remat))
         kept = self._alternate(tokens, grid, view_mask(view_counts, images.shape[1]), asked, remat)
         return kept[0] if layers is None else tuple(kept)
 
-    def _embed(self, images: Float[Array, "B V H W 3"], remat: bool) -> Float[Array, "B V S C"]:
-        """Normalises the images and embeds their patches."""
+    def patch_tokens(
+        self, images: Float[Array, "B V H W 3"], remat: bool = False
+    ) -> Float[Array, "B V S C"]:
+        """Normalises the images and embeds their patches, row by row."""
         batch, views, *rest = images.shape
         x = (images.astype(jnp.float32) - jnp.asarray(MEAN)) / jnp.asarray(STD)
         x = x.reshape(batch * views, *rest).astype(self.camera_token.dtype)

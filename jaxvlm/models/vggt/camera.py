@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxvlm.models.tree import in_float32
 from jaxvlm.models.vggt.aggregator import view_mask
 from jaxvlm.models.vggt.blocks import TORCH_INIT, Block, Mlp, layer_norm, run, stack
 from jaxvlm.models.vggt.config import VGGTConfig
@@ -55,6 +56,10 @@ class CameraHead(nnx.Module):
         An iteration's gradient does not reach the iterations before it: the encoding it starts
         from is detached. Views at or behind `view_counts` are padding, unseen by the real ones.
         """
+        # As the official code does it: a pose adds up over iterations, and its errors with it.
+        return in_float32(self)._poses(tokens.astype(jnp.float32), view_counts)
+
+    def _poses(self, tokens: Float[Array, "B V P 2C"], view_counts) -> Float[Array, "I B V 9"]:
         camera = self.token_norm(tokens[:, :, 0])
         real = view_mask(view_counts, tokens.shape[1])
         mask = None if real is None else real[:, None, None]

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvlm.models.tree import in_float32
 from jaxvlm.models.vggt.blocks import TORCH_INIT, Spread, layer_norm
 from jaxvlm.models.vggt.config import DPTConfig, VGGTConfig
 
@@ -145,13 +146,17 @@ class DPTHead(nnx.Module):
           tokens: four layers of the aggregator, the shallowest first.
           image_size: H and W of the images.
         """
+        # As the official code does it; exponentials follow.
+        return in_float32(self)._raw([x.astype(jnp.float32) for x in tokens], image_size)
+
+    def _raw(self, tokens, image_size) -> Float[Array, "B V H W O"]:
         grid = self.config.grid(*image_size)
         maps = [self._patches(x, grid) for x in tokens]
         x = add_positions(
             upsample(self._fuse(*self._levels(maps, image_size)), *image_size), image_size
         )
         x = self.output3(jax.nn.relu(self.output2(x)))
-        return x.reshape(*tokens[0].shape[:2], *x.shape[1:]).astype(jnp.float32)
+        return x.reshape(*tokens[0].shape[:2], *x.shape[1:])
 
     def _patches(self, tokens: Float[Array, "B V P 2C"], grid) -> Float[Array, "F Y X 2C"]:
         """The normed patch tokens as a map."""
