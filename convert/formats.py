@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ def _tokenizer(stored: Stored, wish: Wish) -> tuple[Path, Tokenizer]:
 
 
 def _configs(stored: Stored, tokenizer: Tokenizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`config.json` and `generation_config.json`: those it came with, or of the sizes it has."""
+    """`config.json` and `generation_config.json`: those it came with, over those of its sizes."""
     folder = stored.hugging_face()
     config = stored.parts["language"].to_hf() | {
         "bos_token_id": tokenizer.pad_id,
@@ -172,10 +172,14 @@ def _configs(stored: Stored, tokenizer: Tokenizer) -> tuple[dict[str, Any], dict
         "do_sample": False,
     }
     if folder and (folder / "config.json").is_file():
-        config = dict(read_json(folder / "config.json"))
+        config |= _stated(read_json(folder / "config.json"))
     if folder and (folder / "generation_config.json").is_file():
-        generation = dict(read_json(folder / "generation_config.json"))
+        generation |= _stated(read_json(folder / "generation_config.json"))
     return config, generation
+
+
+def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if value is not None}
 
 
 def _write_mark(folder: Path, form: str, stored: Stored) -> None:

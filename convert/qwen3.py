@@ -50,6 +50,11 @@ def ignored(config: Qwen3Config, tensors: Mapping[str, np.ndarray], prefix: str 
 
 
 def same_rows(tensors: Mapping[str, np.ndarray], prefix: str = "") -> bool:
-    """Whether `lm_head` holds the embeddings."""
+    """Whether `lm_head` holds the embeddings, bit for bit."""
     head = tensors[f"{prefix}lm_head.weight"]
-    return np.array_equal(head, tensors[f"{prefix}model.embed_tokens.weight"])
+    embedding = tensors[f"{prefix}model.embed_tokens.weight"]
+    if (head.dtype, head.shape) != (embedding.dtype, embedding.shape):
+        return False
+    # Not the values: a NaN is equal to nothing.
+    head, embedding = (np.ascontiguousarray(x).view(np.uint8) for x in (head, embedding))
+    return np.array_equal(head, embedding)
