@@ -33,17 +33,27 @@ def check_free(folder: Path, overwrite: bool, mark: str) -> None:
 
 
 @contextlib.contextmanager
-def draft(folder: Path) -> Iterator[Path]:
+def draft(folder: Path, room: int) -> Iterator[Path]:
     """A new folder `<folder>.part`, which takes the place of `folder` if the block succeeds.
 
+    Args:
+      folder: the final place.
+      room: bytes that will be written.
+
     Raises:
-      UserError: the disk is full, or the folder cannot be written.
+      UserError: the disk has less room, or the folder cannot be written.
     """
     part = folder.with_name(folder.name + ".part")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_writing(folder))
         _claim(part, stack)
         try:
+            free = shutil.disk_usage(part).free
+            if free < room:
+                raise UserError(
+                    f"{folder} cannot be written: it takes {room / 1e9:.3g} GB for a while, the "
+                    f"disk has {free / 1e9:.3g} GB left"
+                )
             yield part
             (part / _UNFINISHED).unlink()
             _replace(part, folder)

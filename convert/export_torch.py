@@ -32,7 +32,7 @@ def main(flags: argparse.Namespace) -> None:
         print(line)
     total, count = writer.nbytes, writer.count
     print(f"exporting {count} tensors, {total / 1e9:.2f} GB, of {', '.join(writer.parts)}")
-    with draft(flags.dest) as part, progress_bytes("exporting", total) as advance:
+    with draft(flags.dest, writer.room) as part, progress_bytes("exporting", total) as advance:
         writer.write(part, advance)
     print(f"{flags.dest}: done")
 

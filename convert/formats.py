@@ -63,7 +63,7 @@ class HuggingFace:
             self._tokenizer = _tokenizer(stored, wish)
         self.count = sum(len(plan.heads) for plan in self._plans.values())
         heads = [head for plan in self._plans.values() for head in plan.heads.values()]
-        self.nbytes = sum(head.nbytes for head in heads)
+        self.nbytes = self.room = sum(head.nbytes for head in heads)
 
     def write(self, folder: Path, advance: Advance) -> None:
         """Writes all files to an empty folder."""
@@ -119,6 +119,8 @@ class Original:
         self._plan = export.plan(stored, self.parts, parts.ORIGINAL, wish.dtype, rows)
         self.count = len(self._plan.heads)
         self.nbytes = sum(head.nbytes for head in self._plan.heads.values())
+        # Mapped files, from which torch writes its own.
+        self.room = 2 * self.nbytes
 
     def write(self, folder: Path, advance: Advance) -> None:
         """Writes all files to an empty folder."""

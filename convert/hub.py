@@ -39,7 +39,7 @@ def download(name: str, revision: str | None, kind: str) -> tuple[Path, str]:
     """
     # Not at the top: it takes a while to import.
     import huggingface_hub as hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError
 
     where = f"https://huggingface.co/{name}"
     try:
@@ -48,8 +48,7 @@ def download(name: str, revision: str | None, kind: str) -> tuple[Path, str]:
         patterns = [p for p in _WEIGHTS[kind] if fnmatch.filter(files, p)][:1]
         if not patterns:
             raise UserError(f"{where} holds no weights {' or '.join(_WEIGHTS[kind])}")
-        patterns += [f"{patterns[0]}.index.json", *SMALL]
-        folder = hub.snapshot_download(name, revision=info.sha, allow_patterns=patterns)
+        folder = hub.snapshot_download(name, revision=revision, allow_patterns=_with(patterns[0]))
     except UserError:
         raise
     except GatedRepoError:
@@ -63,16 +62,24 @@ def download(name: str, revision: str | None, kind: str) -> tuple[Path, str]:
         raise UserError(
             f"{name!r} is no folder or file here, and the hub does not give it{at}: {reason}"
         ) from None
-    except Exception as error:  # Its HTTP client's errors are of many kinds.
-        if kept := _kept(name, revision):
-            print(f"the hub cannot be reached; using what was downloaded before: {kept}")
-            return kept, kept.name
+    except (OSError, HTTPError) as error:
+        for pattern in _WEIGHTS[kind]:
+            kept = _kept(name, revision, _with(pattern))
+            if kept and list(kept.glob(pattern)):
+                print(f"the hub cannot be reached; using what was downloaded before: {kept}")
+                return kept, kept.name
         raise UserError(
             f"{name!r} is no folder or file here, and the hub cannot be reached "
-            f"({type(error).__name__}). Without a network: download {where} elsewhere (hf download "
+            f"({type(error).__name__}). Repeat the command, it goes on where it stood; without a "
+            f"network, download {where} elsewhere (hf download "
             f"{name} --local-dir FOLDER), copy the folder, and give its path"
         ) from None
-    return Path(folder), info.sha
+    return Path(folder), Path(folder).name
+
+
+def _with(weights: str) -> list[str]:
+    """What is downloaded with weights of a pattern."""
+    return [weights, f"{weights}.index.json", *SMALL]
 
 
 def tokenizer_folder(name: str) -> Path:
@@ -86,24 +93,29 @@ def tokenizer_folder(name: str) -> Path:
     if not is_name(name):
         return Path(name)
     import huggingface_hub as hub
+    from huggingface_hub.errors import HTTPError
 
     # Training used it: it lies in the cache.
-    if kept := _kept(name, None):
+    if kept := _kept(name, None, list(SMALL)):
         return kept
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(SMALL)))
-    except Exception as error:  # Its HTTP client's errors are of many kinds.
+    except (OSError, HTTPError) as error:
         raise UserError(
             f"the tokenizer {name!r} is no folder here and the hub does not give it "
             f"({type(error).__name__}); give --tokenizer FOLDER"
         ) from None
 
 
-def _kept(name: str, revision: str | None) -> Path | None:
-    """The folder of the cache, if an earlier download left one."""
+def _kept(name: str, revision: str | None, patterns: list[str]) -> Path | None:
+    """The folder of the cache, if an earlier download left all files of `patterns`."""
     import huggingface_hub as hub
 
     try:
-        return Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
-    except Exception:  # None there, whatever the reason.
+        return Path(
+            hub.snapshot_download(
+                name, revision=revision, allow_patterns=patterns, local_files_only=True
+            )
+        )
+    except OSError:
         return None

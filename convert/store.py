@@ -48,7 +48,10 @@ def write(
     Raises:
       UserError: the disk is full, or the folder cannot be written.
     """
-    with draft(folder) as part:
+    leaves = list(leaves)
+    room = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    # Once mapped, once as Orbax writes it.
+    with draft(folder, 2 * room) as part:
         scratch = part / "scratch"
         scratch.mkdir()
         params = {}
