@@ -71,7 +71,9 @@ def find(
         return matched(tensors, {"vision": _vision(given, known, heads)}, kind, dtype)
     if kind == "qwen3":
         _expect(tensors, "model.layers.", kind, "Qwen3ForCausalLM (keys model.layers.*)")
-        config = Qwen3Config.from_hf(read_json(tensors.folder / "config.json"))
+        file = tensors.folder / "config.json"
+        with parts.sizes_of(str(file)):
+            config = Qwen3Config.from_hf(read_json(file))
         return matched(tensors, {"language": config}, kind, dtype)
     return _original(tensors, given, known, heads, dtype)
 
@@ -80,10 +82,8 @@ def _exported(folder: Path) -> dict[str, parts.Sizes]:
     """The sizes that an export of jaxvlm's tells, if the tensors are of one."""
     for place in (folder, folder.parent):
         if (place / MARK).is_file():
-            try:
-                return parts.from_described(read_json(place / MARK)["model"])
-            except (KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{place / MARK} is damaged: {error!r}; remove it") from None
+            model = read_json(place / MARK).get("model", {})
+            return parts.from_described(model, str(place / MARK))
     return {}
 
 
@@ -109,18 +109,23 @@ def _original(
         found["vision"] = _vision(given, known, heads)
         if "aggregator" not in given and "vision" not in known:
             assumed.append("VGGT-1B's number of heads (aggregator)")
-    num_heads = given.get("projector", {}).get("num_heads")
+    with parts.sizes_of("--model-config"):
+        num_heads = given.get("projector", {}).get("num_heads")
+        if num_heads is not None and num_heads < 1:
+            raise UserError(f"projector.num_heads is {num_heads!r}; expected at least 1")
     if "projector" in known:
         num_heads = known["projector"].num_heads
     elif num_heads is None:
         num_heads = 8
         assumed.append("8 heads of the projector (projector: num_heads)")
-    found["projector"] = projector_config(entries, num_heads)
+    with parts.sizes_of("projector (its num_heads come from --model-config)"):
+        found["projector"] = projector_config(entries, num_heads)
     if _has(tensors, "geom_head."):
         found["geometry"] = geometry_config(entries)
     if _has(tensors, "text_model."):
         if text := given.get("text_model"):
-            config = Qwen3Config.from_hf(text)
+            with parts.sizes_of("--model-config: text_model"):
+                config = Qwen3Config.from_hf(text)
         elif "language" in known:
             config = known["language"]
         else:
@@ -175,8 +180,8 @@ def vggt_config(given: Mapping, heads: Sequence[str] = ()) -> VGGTConfig:
     It has `aggregator` and optionally `vit`, `camera_head`, `depth_head` and `point_head`; the same
     under `config` is read too.
     """
-    given = given.get("config", given)
-    try:
+    with parts.sizes_of("--model-config"):
+        given = given.get("config", given)
         body = given.get("aggregator", {})
         names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio",
                  "num_register_tokens", "rope_freq", "init_values")  # fmt: skip
@@ -193,27 +198,25 @@ def vggt_config(given: Mapping, heads: Sequence[str] = ()) -> VGGTConfig:
                 layers = tuple(head["intermediate_layer_idx"])
                 sizes[name] = DPTConfig(head["features"], tuple(head["out_channels"]), layers)
         return VGGTConfig(**sizes, heads=tuple(heads))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"--model-config: {error!r} is missing or of a wrong type") from None
 
 
 def projector_config(entries: Mapping[str, Any], num_heads: int) -> PerceiverConfig:
     """The sizes of the original's projector, from the shapes of its tensors."""
-    latents, width = _shape(entries, "projector.latents")
+    latents, width = _shape(entries, "projector.latents", 2)
     return PerceiverConfig(
-        in_dim=_shape(entries, "projector.in_proj.weight")[1],
+        in_dim=_shape(entries, "projector.in_proj.weight", 2)[1],
         latent_dim=width,
         num_latents=latents,
         num_heads=num_heads,
         num_layers=_layers(entries, "projector.layers."),
-        ffn_dim=_shape(entries, "projector.layers.0.mlp.0.weight")[0],
-        out_dim=_shape(entries, "projector.out_proj.weight")[0],
+        ffn_dim=_shape(entries, "projector.layers.0.mlp.0.weight", 2)[0],
+        out_dim=_shape(entries, "projector.out_proj.weight", 2)[0],
     )
 
 
 def geometry_config(entries: Mapping[str, Any]) -> GeometryConfig:
     """The sizes of the original's geometry head, from the shapes of its tensors."""
-    out_dim, in_dim = _shape(entries, "geom_head.0.weight")
+    out_dim, in_dim = _shape(entries, "geom_head.0.weight", 2)
     return GeometryConfig(in_dim=in_dim, out_dim=out_dim)
 
 
@@ -221,17 +224,17 @@ def _qwen3_config(tensors: Tensors) -> Qwen3Config:
     """The sizes of the original's language model, from the shapes of its tensors."""
     entries, prefix = tensors.entries, "text_model.model."
     layer = f"{prefix}layers.0."
-    rows, width = _shape(entries, f"{prefix}embed_tokens.weight")
-    (head_dim,) = _shape(entries, f"{layer}self_attn.q_norm.weight")
+    rows, width = _shape(entries, f"{prefix}embed_tokens.weight", 2)
+    (head_dim,) = _shape(entries, f"{layer}self_attn.q_norm.weight", 1)
     head = "text_model.lm_head.weight"
     return Qwen3Config(
         vocab_size=_QWEN3_ROWS if rows == _ORIGINAL_ROWS else rows,
         hidden_size=width,
         num_layers=_layers(entries, f"{prefix}layers."),
-        num_heads=_shape(entries, f"{layer}self_attn.q_proj.weight")[0] // head_dim,
-        num_kv_heads=_shape(entries, f"{layer}self_attn.k_proj.weight")[0] // head_dim,
+        num_heads=_shape(entries, f"{layer}self_attn.q_proj.weight", 2)[0] // head_dim,
+        num_kv_heads=_shape(entries, f"{layer}self_attn.k_proj.weight", 2)[0] // head_dim,
         head_dim=head_dim,
-        intermediate_size=_shape(entries, f"{layer}mlp.gate_proj.weight")[0],
+        intermediate_size=_shape(entries, f"{layer}mlp.gate_proj.weight", 2)[0],
         tie_embeddings=head not in tensors or qwen3.same_rows(tensors, "text_model."),
     )
 
@@ -241,10 +244,13 @@ def _layers(entries: Mapping[str, Any], prefix: str) -> int:
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
 
 
-def _shape(entries: Mapping[str, Any], key: str) -> tuple[int, ...]:
+def _shape(entries: Mapping[str, Any], key: str, axes: int) -> tuple[int, ...]:
     if key not in entries:
         raise UserError(f"the tensor {key!r} is missing; the model's size cannot be told")
-    return entries[key].shape
+    shape = tuple(entries[key].shape)
+    if len(shape) != axes:
+        raise UserError(f"the tensor {key!r} has the shape {list(shape)}; expected {axes} axes")
+    return shape
 
 
 def _has(tensors: Tensors, prefix: str) -> bool:

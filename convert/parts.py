@@ -5,8 +5,9 @@ projector and geometry head), and the original's checkpoint of all parts, which 
 two of them.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -14,6 +15,7 @@ from flax import nnx
 
 from convert import projector, qwen3, vggt
 from convert.table import Rule
+from jaxvlm.errors import UserError
 from jaxvlm.models.geometry import GeometryConfig, GeometryHead
 from jaxvlm.models.perceiver import Perceiver, PerceiverConfig
 from jaxvlm.models.qwen3 import Qwen3, Qwen3Config
@@ -66,15 +68,31 @@ def described(parts: Mapping[str, Sizes]) -> dict[str, dict[str, Any]]:
     }
 
 
-def from_described(model: Mapping[str, Mapping[str, Any]]) -> dict[str, Sizes]:
-    """The inverse of `described`, after a way through JSON."""
+def from_described(model: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, Sizes]:
+    """The inverse of `described`, after a way through JSON.
+
+    Raises:
+      UserError: they are no sizes; the message begins with `where`.
+    """
     parts = {}
-    for part, sizes in model.items():
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
-        for name in ("depth_head", "point_head"):
-            if name in fields:
-                head = fields[name]
-                channels, layers = tuple(head["out_channels"]), tuple(head["layers"])
-                fields[name] = DPTConfig(head["features"], channels, layers)
-        parts[part] = _CONFIGS[part](**fields)
+    with sizes_of(where):
+        for part, sizes in model.items():
+            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+            for name in ("depth_head", "point_head"):
+                if name in fields:
+                    head = fields[name]
+                    channels, layers = tuple(head["out_channels"]), tuple(head["layers"])
+                    fields[name] = DPTConfig(head["features"], channels, layers)
+            parts[part] = _CONFIGS[part](**fields)
     return parts
+
+
+@contextlib.contextmanager
+def sizes_of(where: str) -> Iterator[None]:
+    """Turns whatever goes wrong in making sizes of somebody's JSON into a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"{where}: sizes are missing or of a wrong type ({error!r})") from None

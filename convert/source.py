@@ -198,6 +198,11 @@ class _Pickle:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:
             first = (str(error).splitlines() or [""])[0]
+            if "_use_new_zipfile_serialization" in first:
+                raise UserError(
+                    f"{path} is no whole file of torch.save: it is cut off (download it again), "
+                    "or was written by PyTorch before 1.6 (load and save it with a later one)"
+                ) from None
             raise UserError(
                 f"{path} cannot be read as plain tensors ({type(error).__name__}: {first}). A file "
                 "that is cut off must be downloaded again; one that needs to run code is refused: "
@@ -206,11 +211,18 @@ class _Pickle:
         while isinstance(loaded, dict) and not _is_state_dict(loaded):
             inner = next((loaded[n] for n in _WRAPPERS if isinstance(loaded.get(n), dict)), None)
             if inner is None:
-                raise UserError(f"{path} holds no state dict; found the keys {list(loaded)[:5]}")
+                other = [key for key, value in loaded.items() if not hasattr(value, "shape")]
+                raise UserError(
+                    f"{path} holds no state dict of tensors alone: expected it by itself or under "
+                    f"{' or '.join(map(repr, _WRAPPERS))}; no tensors are {other[:5]}"
+                )
             loaded = inner
         if not isinstance(loaded, dict):
             raise UserError(f"{path} holds a {type(loaded).__name__}, expected a state dict")
         self._state, self._torch = loaded, torch
+        for name, value in loaded.items():
+            if value.layout != torch.strided or value.is_quantized:
+                raise UserError(f"{path}: {name!r} is sparse or quantized; save it dense")
 
     def heads(self) -> dict:
         return {

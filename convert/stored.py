@@ -107,7 +107,7 @@ def open_stored(name: str, overrides: list[str]) -> Stored:
 
 def _open_weights(name: str) -> Stored:
     meta = weights.read_meta(name)
-    found = parts.from_described(meta["model"])
+    found = parts.from_described(meta["model"], f"{name}/meta.json")
     return Stored(
         _complete(_weights_entries(name), found, name),
         found,

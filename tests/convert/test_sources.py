@@ -81,6 +81,59 @@ def test_a_wrong_kind_is_named(tmp_path):
         run("original", tmp_path / "mine.safetensors", tmp_path / "out", "--revision", "v1")
 
 
+def saved(folder: Path, what: str) -> Path:
+    """A file that is nearly right."""
+    state = {k: torch.from_numpy(v) for k, v in weights().items()}
+    file = folder / "mine.pt"
+    if what == "empty":
+        file.write_bytes(b"")
+    elif what == "old":
+        torch.save(state, file, _use_new_zipfile_serialization=False)
+    elif what == "mixed":
+        torch.save(state | {"epoch": 3}, file)
+    elif what == "sparse":
+        torch.save(state | {"projector.latents": torch.eye(3).to_sparse()}, file)
+    elif what == "flat":
+        torch.save(state | {"projector.latents": torch.zeros(3)}, file)
+    elif what == "double":
+        torch.save(state | {"projector.latents": state["projector.latents"].double()}, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("empty", r"mine.pt is no whole file of torch.save: it is cut off"),
+        ("old", r"mine.pt is no whole file of torch.save: .*before 1.6"),
+        ("mixed", r"mine.pt holds no state dict of tensors alone.*no tensors are \['epoch'\]"),
+        ("sparse", r"mine.pt: 'projector.latents' is sparse or quantized"),
+        ("flat", r"'projector.latents' has the shape \[3\]; expected 2 axes"),
+        ("double", r"dtype: 'projector.latents' is float64; expected float32, float16 or bfl"),
+    ],
+)
+def test_files_that_are_nearly_right_are_explained(tmp_path, what, message):
+    with pytest.raises(UserError, match=message):
+        run("original", saved(tmp_path, what), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"projector": 3}, r"--model-config: sizes are missing or of a wrong type"),
+        ({"projector": {"num_heads": "x"}}, r"--model-config: sizes are missing or of a wrong"),
+        ({"projector": {"num_heads": 0}}, r"projector.num_heads is 0; expected at least 1"),
+        ({"projector": {"num_heads": 3}}, r"latent_dim=64 is not a multiple of .*num_heads=3"),
+    ],
+)
+def test_impossible_sizes_are_explained(tmp_path, sizes, message):
+    save_file(weights(), tmp_path / "mine.safetensors")
+    (tmp_path / "sizes.json").write_text(json.dumps(sizes))
+    with pytest.raises(UserError, match=message):
+        run("original", tmp_path / "mine.safetensors", tmp_path / "out", "--model-config",
+            tmp_path / "sizes.json")  # fmt: skip
+
+
 def tmpfs(folder: Path, size: str, *arguments) -> subprocess.CompletedProcess:
     """Runs an import in a name space where `folder` is a file system of `size`."""
     folder.mkdir()
