@@ -19,15 +19,15 @@ def main(flags: argparse.Namespace) -> None:
     from rich.table import Table
 
     from convert import parity
-    from convert.kinds import read_json
+    from convert.sizes import read_json
     from convert.source import open_tensors
     from jaxvlm.training.console import console
 
-    # Otherwise GPUs round float32 products to 10 bits.
-    jax.config.update("jax_default_matmul_precision", "highest")
     tensors = open_tensors(flags.fixture)
     stated = read_json(flags.fixture.with_suffix(".json"))
-    found = parity.compare(tensors, stated, chosen_dtype(flags.dtype))
+    # Otherwise GPUs round float32 products to 10 bits.
+    with jax.default_matmul_precision("highest"):
+        found = parity.compare(tensors, stated, chosen_dtype(flags.dtype))
     if flags.tolerance is not None:
         found = [
             dataclasses.replace(one, tolerance=flags.tolerance, by_scale=True) for one in found

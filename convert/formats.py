@@ -12,7 +12,8 @@ import numpy as np
 
 from convert import card, export, parts
 from convert.hub import tokenizer_folder
-from convert.kinds import MARK, read_json
+from convert.kinds import MARK
+from convert.sizes import read_json
 from convert.source import SMALL
 from convert.stored import Stored
 from jaxvlm.data.tokenizer import Tokenizer

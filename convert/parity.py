@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convert import kinds, parts
+from convert import parts, sizes
 from convert.source import Entry
 from convert.table import match
 from jaxvlm.errors import UserError
@@ -116,7 +116,7 @@ def compare(tensors, stated: Mapping, dtype: np.dtype) -> list[Compared]:
 
 def _vggt(tensors, weights: _Weights, stated: Mapping) -> list[Compared]:
     heads = [h for h in HEADS if any(key.startswith(f"{h}_head.") for key in weights)]
-    config = kinds.vggt_config(stated, heads)
+    config = sizes.vggt_config(stated, heads)
     model = _model(VGGT, "vision", config, weights)
 
     @jax.jit
@@ -160,9 +160,9 @@ def _heads(tensors, weights: _Weights, model: VGGT, size: Sequence[int]) -> list
 
 
 def _projector(tensors, weights: _Weights, stated: Mapping) -> list[Compared]:
-    sizes, found = stated.get("config", stated), []
+    given, found = stated.get("config", stated), []
     if "projector.latents" in weights:
-        config = kinds.projector_config(weights.entries, sizes.get("num_heads", 8))
+        config = sizes.projector_config(weights.entries, given.get("num_heads", 8))
         model = _model(Perceiver, "projector", config, weights)
         for case in _cases(tensors, "aggregated_tokens"):
             context = jnp.asarray(tensors[f"{case}/aggregated_tokens"])
@@ -171,7 +171,7 @@ def _projector(tensors, weights: _Weights, stated: Mapping) -> list[Compared]:
                 tensors, case, {"visual_tokens": jax.jit(_call)(model, context)}, weights.half
             )
     if "geom_head.0.weight" in weights:
-        config = kinds.geometry_config(weights.entries)
+        config = sizes.geometry_config(weights.entries)
         # The original makes one vector of all views; it repeats it later.
         config = GeometryConfig("pooled", config.in_dim, config.out_dim, num_tokens=1)
         model = _model(GeometryHead, "geometry", config, weights)

@@ -5,17 +5,16 @@ projector and geometry head), and the original's checkpoint of all parts, which 
 two of them.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import jax
 from flax import nnx
 
-from convert import projector, qwen3, vggt
+from convert import projector, qwen3, sizes, vggt
 from convert.table import Rule
-from jaxvlm.errors import UserError
 from jaxvlm.models.geometry import GeometryConfig, GeometryHead
 from jaxvlm.models.perceiver import Perceiver, PerceiverConfig
 from jaxvlm.models.qwen3 import Qwen3, Qwen3Config
@@ -38,11 +37,12 @@ _CHOICES = ("context", "context_tokens", "dropout", "mode", "num_tokens")
 
 def shapes(parts: Mapping[str, Sizes]) -> dict[str, jax.ShapeDtypeStruct]:
     """Path and shape of every parameter; nothing is allocated."""
-    tree = {
-        part: pure(nnx.eval_shape(lambda p=part, c=config: _MODULES[p](c, rngs=nnx.Rngs(0))))
-        for part, config in parts.items()
-    }
-    return flatten(tree)
+    return flatten({part: _shapes(part, config) for part, config in parts.items()})
+
+
+@functools.cache
+def _shapes(part: str, config: Sizes) -> dict:
+    return pure(nnx.eval_shape(lambda: _MODULES[part](config, rngs=nnx.Rngs(0))))
 
 
 def rules(parts: Mapping[str, Sizes], prefixes: Mapping[str, str] | None = None) -> list[Rule]:
@@ -75,9 +75,9 @@ def from_described(model: Mapping[str, Mapping[str, Any]], where: str) -> dict[s
       UserError: they are no sizes; the message begins with `where`.
     """
     parts = {}
-    with sizes_of(where):
-        for part, sizes in model.items():
-            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+    with sizes.stated_in(where):
+        for part, stated in model.items():
+            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
             for name in ("depth_head", "point_head"):
                 if name in fields:
                     head = fields[name]
@@ -85,14 +85,3 @@ def from_described(model: Mapping[str, Mapping[str, Any]], where: str) -> dict[s
                     fields[name] = DPTConfig(head["features"], channels, layers)
             parts[part] = _CONFIGS[part](**fields)
     return parts
-
-
-@contextlib.contextmanager
-def sizes_of(where: str) -> Iterator[None]:
-    """Turns whatever goes wrong in making sizes of somebody's JSON into a UserError."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f"{where}: sizes are missing or of a wrong type ({error!r})") from None

@@ -12,12 +12,11 @@ from convert import parts
 from convert.source import Entry
 from convert.store import HUGGING_FACE
 from jaxvlm.errors import UserError
-from jaxvlm.generation.restore import find_checkpoint, run_config
+from jaxvlm.generation.restore import check_frozen, find_checkpoint, run_config
 from jaxvlm.models.vlm import vlm_config
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training import checkpoints, weights
 from jaxvlm.training.parameters import assign_groups
-from jaxvlm.training.setup import frozen_identity
 from jaxvlm.training.state import abstract_parameters
 
 
@@ -128,11 +127,7 @@ def _open_checkpoint(folder: Path, overrides: list[str]) -> Stored:
     }
     shapes = abstract_parameters(model)
     groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
-    if frozen_identity(config, groups) != checkpoints.read_meta(folder)["frozen"]:
-        raise UserError(
-            f"the frozen weights differ from those {folder} was trained with; check the field "
-            "'weights' of each part of the model"
-        )
+    check_frozen(folder, config, groups)
     own = checkpoints.stored_shapes(folder)
     names = {part: config.model[part].weights for part in found if config.model[part].weights}
     imported = {part: _weights_entries(name) for part, name in names.items()}

@@ -17,7 +17,7 @@ from jaxvlm.generation.decode import Generator
 from jaxvlm.models.vlm import vlm_config
 from jaxvlm.training.checkpoints import read_meta, restore_params
 from jaxvlm.training.mesh import make_mesh, shardings
-from jaxvlm.training.parameters import FROZEN, assign_groups
+from jaxvlm.training.parameters import FROZEN, Group, assign_groups
 from jaxvlm.training.setup import all_parameters, compute_dtype, frozen_identity
 from jaxvlm.training.state import abstract_parameters
 
@@ -68,6 +68,15 @@ def run_config(folder: Path, overrides: list[str]) -> ConfigDict:
     return config
 
 
+def check_frozen(folder: Path, config: ConfigDict, groups: dict[str, Group]) -> None:
+    """Raises a UserError if an update was trained beside other frozen weights than `config`'s."""
+    if frozen_identity(config, groups) != read_meta(folder)["frozen"]:
+        raise UserError(
+            f"the frozen weights differ from those {folder} was trained with; check the field "
+            "'weights' of each part of the model"
+        )
+
+
 def restore_answerer(folder: Path, config: ConfigDict) -> Answerer:
     """Loads an update for answering.
 
@@ -88,11 +97,7 @@ def restore_answerer(folder: Path, config: ConfigDict) -> Answerer:
         p: jax.ShapeDtypeStruct(s.shape, jnp.float32, sharding=placed[p])
         for p, s in trained.items()
     }
-    if frozen_identity(config, groups) != read_meta(folder)["frozen"]:
-        raise UserError(
-            f"the frozen weights differ from those {folder} was trained with; check "
-            "the field 'weights' of each part of the model"
-        )
+    check_frozen(folder, config, groups)
     frozen = all_parameters(config, model, groups, mesh, skip=frozenset(trained))
     dtype = compute_dtype(config)
     params = {p: v.astype(dtype) for p, v in restore_params(folder, wanted).items()}

@@ -14,7 +14,7 @@ import torch
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from convert import import_torch, kinds, parts, qwen3
+from convert import import_torch, parts, qwen3, sizes
 from convert.table import to_torch
 from jaxvlm.errors import UserError
 from jaxvlm.models.qwen3 import Qwen3, Qwen3Config
@@ -86,10 +86,10 @@ def vggt_file(request, tmp_path) -> Path:
 
 
 def test_vggt_arrives_bit_for_bit(vggt_file, tmp_path, capsys):
-    sizes = FIXTURES / "vggt_tiny.json"
-    run("vggt", vggt_file, tmp_path / "out", "--model-config", sizes, "--heads", "camera", "depth")
+    file = FIXTURES / "vggt_tiny.json"
+    run("vggt", vggt_file, tmp_path / "out", "--model-config", file, "--heads", "camera", "depth")
     assert "left out: 62 tensors of point_head: not asked for" in capsys.readouterr().out
-    config = kinds.vggt_config(kinds.read_json(sizes), ("camera", "depth"))
+    config = sizes.vggt_config(sizes.read_json(file), ("camera", "depth"))
     back = to_torch(parts.rules({"vision": config}), unflatten(stored(tmp_path / "out")))
     source = load_file(FIXTURES / "vggt_tiny.safetensors")
     source = {k.removeprefix("params/"): v for k, v in source.items() if k.startswith("params/")}
@@ -201,7 +201,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, capsys, plain):
         file.write_bytes(pickle.dumps(Evil()))
     else:
         torch.save({"aggregator.camera_token": torch.zeros(1), "more": Evil()}, file)
-    with pytest.raises(UserError, match=r"model.pt cannot be read as plain tensors"):
+    with pytest.raises(UserError, match=r"model.pt (cannot be read as plain|is no whole file)"):
         run("vggt", file, tmp_path / "out")
     assert "pickled code ran" not in capsys.readouterr().out
 

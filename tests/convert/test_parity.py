@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -13,13 +12,6 @@ from convert import check_parity
 from jaxvlm.errors import UserError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-
-
-@pytest.fixture(autouse=True)
-def precision_as_it_was():
-    before = jax.config.read("jax_default_matmul_precision")
-    yield
-    jax.config.update("jax_default_matmul_precision", before)
 
 
 def run(*arguments) -> None:
