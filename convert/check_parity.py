@@ -40,6 +40,8 @@ def main(flags: argparse.Namespace) -> None:
             "" if one.agrees else "TOO FAR",
         )  # fmt: skip
     console().print(table)
+    for key in parity.not_compared(tensors, found):
+        print(f"not compared, jaxvlm does not compute it: {key}")
     good = sum(one.agrees for one in found)
     print(f"{good} of {len(found)} outputs agree in {flags.dtype}")
     if good < len(found):

@@ -22,6 +22,7 @@ from jaxvlm.models.vggt.vit import interpolate_positions
 from jaxvlm.paths import unflatten
 
 WEIGHTS = "params/"
+_INPUTS = re.compile(r"/(images|tokens_\d+|pos_embed|aggregated_tokens|geom/\w+)$")
 _HEADS = re.compile(rf"{WEIGHTS}(camera|depth|point)_head\.")
 # Ours: the name of PyTorch's.
 _DENSE = {"depth": "depth", "depth_confidence": "depth_conf", "points": "world_points",
@@ -114,6 +115,16 @@ def compare(tensors, stated: Mapping, dtype: np.dtype) -> list[Compared]:
     return found
 
 
+def not_compared(tensors, found: list[Compared]) -> list[str]:
+    """What a fixture holds beside weights, inputs and the outputs that were compared."""
+    done = {f"{one.case}/{one.output}" for one in found}
+    return [
+        key
+        for key in tensors
+        if not key.startswith(WEIGHTS) and key not in done and not _INPUTS.search(key)
+    ]
+
+
 def _vggt(tensors, weights: _Weights, stated: Mapping) -> list[Compared]:
     heads = [h for h in HEADS if any(key.startswith(f"{h}_head.") for key in weights)]
     config = sizes.vggt_config(stated, heads)
@@ -161,7 +172,7 @@ def _heads(tensors, weights: _Weights, model: VGGT, size: Sequence[int]) -> list
 
 def _projector(tensors, weights: _Weights, stated: Mapping) -> list[Compared]:
     given, found = stated.get("config", stated), []
-    if "projector.latents" in weights:
+    if any(key.startswith("projector.") for key in weights):
         config = sizes.projector_config(weights.entries, given.get("num_heads", 8))
         model = _model(Perceiver, "projector", config, weights)
         for case in _cases(tensors, "aggregated_tokens"):
@@ -170,7 +181,7 @@ def _projector(tensors, weights: _Weights, stated: Mapping) -> list[Compared]:
             found += _compared(
                 tensors, case, {"visual_tokens": jax.jit(_call)(model, context)}, weights.half
             )
-    if "geom_head.0.weight" in weights:
+    if any(key.startswith("geom_head.") for key in weights):
         config = sizes.geometry_config(weights.entries)
         # The original makes one vector of all views; it repeats it later.
         config = GeometryConfig("pooled", config.in_dim, config.out_dim, num_tokens=1)
