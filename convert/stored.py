@@ -12,11 +12,11 @@ from convert import parts
 from convert.source import Entry
 from convert.store import HUGGING_FACE
 from jaxvlm.errors import UserError
-from jaxvlm.generation.restore import check_frozen, find_checkpoint, run_config
 from jaxvlm.models.vlm import vlm_config
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training import checkpoints, weights
 from jaxvlm.training.parameters import assign_groups
+from jaxvlm.training.run import check_frozen, find_checkpoint, run_config
 from jaxvlm.training.state import abstract_parameters
 
 

@@ -16,7 +16,8 @@ def main(flags: argparse.Namespace) -> None:
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.data.records import parse_record
     from jaxvlm.generation.answer import answer_records
-    from jaxvlm.generation.restore import find_checkpoint, restore_answerer, run_config
+    from jaxvlm.generation.restore import restore_answerer
+    from jaxvlm.training.run import find_checkpoint, run_config
 
     for image in flags.images:
         if not Path(image).is_file():

@@ -21,7 +21,8 @@ def main(flags: argparse.Namespace) -> None:
     """Answers a split, with its controls unless told otherwise."""
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.data.sources import Source, load_sources
-    from jaxvlm.generation.restore import find_checkpoint, restore_answerer, run_config
+    from jaxvlm.generation.restore import restore_answerer
+    from jaxvlm.training.run import find_checkpoint, run_config
 
     if flags.limit is not None and flags.limit < 1:
         raise UserError(f"--limit {flags.limit}: expected at least 1")

@@ -12,10 +12,11 @@ from jaxvlm.data.sequence import prompt
 from jaxvlm.data.sources import load_sources
 from jaxvlm.generation.answer import answer_records, other_images, prompts
 from jaxvlm.generation.decode import greedy
-from jaxvlm.generation.restore import find_checkpoint, restore_answerer, run_config
+from jaxvlm.generation.restore import restore_answerer
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import abstract_vlm
 from jaxvlm.paths import unflatten
+from jaxvlm.training.run import find_checkpoint, run_config
 
 NEW = 6
 
