@@ -58,7 +58,7 @@ def find(
     Raises:
       UserError: it is of another kind, or tensors do not fit.
     """
-    given = sizes.read_json(model_config) if model_config else {}
+    given = sizes.read_model_config(model_config) if model_config else {}
     known = {} if given else _exported(tensors.folder)
     if kind == "vggt":
         _expect(tensors, "aggregator.", kind, "the state dict of VGGT (keys aggregator.*)")
@@ -95,27 +95,25 @@ def _original(
     dtype: np.dtype | None,
 ) -> Import:
     """A checkpoint of the original: the parts that it has, of the sizes that its shapes tell."""
-    _expect(tensors, "projector.", "original", "keys text_model.*, vision_model.*, projector.*, …")
-    entries = tensors.entries
+    what = "keys text_model.*, vision_model.*, projector.*, geom_head.*"
+    _expect(tensors, ("text_model.", "vision_model.", "projector.", "geom_head."), "original", what)
     found: dict[str, parts.Sizes] = {}
-    assumed = []
+    assumed: list[str] = []
     if _has(tensors, "vision_model."):
         found["vision"] = _vision(given, known, heads)
         if "aggregator" not in given and "vision" not in known:
             assumed.append("VGGT-1B's number of heads (aggregator)")
-    with sizes.stated_in("--model-config"):
-        num_heads = given.get("projector", {}).get("num_heads")
-        if num_heads is not None and num_heads < 1:
-            raise UserError(f"projector.num_heads is {num_heads!r}; expected at least 1")
-    if "projector" in known:
-        num_heads = known["projector"].num_heads
-    elif num_heads is None:
-        num_heads = 8
-        assumed.append("8 heads of the projector (projector: num_heads)")
-    with sizes.stated_in("projector (its num_heads come from --model-config)"):
-        found["projector"] = sizes.projector_config(entries, num_heads)
+    if _has(tensors, "projector."):
+        num_heads = sizes.projector_heads(given)
+        if "projector" in known:
+            num_heads = known["projector"].num_heads
+        elif num_heads is None:
+            num_heads = 8
+            assumed.append("8 heads of the projector (projector: num_heads)")
+        with sizes.stated_in("projector (its num_heads come from --model-config)"):
+            found["projector"] = sizes.projector_config(tensors.entries, num_heads)
     if _has(tensors, "geom_head."):
-        found["geometry"] = sizes.geometry_config(entries)
+        found["geometry"] = sizes.geometry_config(tensors.entries)
     if _has(tensors, "text_model."):
         if text := given.get("text_model"):
             with sizes.stated_in("--model-config: text_model"):
@@ -168,11 +166,11 @@ def matched(
     return Import(leaves, found, left_out, rows)
 
 
-def _has(tensors: Tensors, prefix: str) -> bool:
+def _has(tensors: Tensors, prefix: str | tuple[str, ...]) -> bool:
     return any(key.startswith(prefix) for key in tensors)
 
 
-def _expect(tensors: Tensors, prefix: str, kind: str, what: str) -> None:
+def _expect(tensors: Tensors, prefix: str | tuple[str, ...], kind: str, what: str) -> None:
     if not _has(tensors, prefix):
         found = ", ".join(sorted({key.split(".")[0] for key in tensors})[:5])
         raise UserError(f"{kind} expects {what}; this source has keys that begin with {found}")

@@ -127,7 +127,7 @@ def not_compared(tensors, found: list[Compared]) -> list[str]:
 
 def _vggt(tensors, weights: _Weights, stated: Mapping) -> list[Compared]:
     heads = [h for h in HEADS if any(key.startswith(f"{h}_head.") for key in weights)]
-    config = sizes.vggt_config(stated, heads)
+    config = sizes.vggt_config(stated.get("config", stated), heads)
     model = _model(VGGT, "vision", config, weights)
 
     @jax.jit

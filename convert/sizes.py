@@ -14,6 +14,10 @@ from jaxvlm.models.perceiver import PerceiverConfig
 from jaxvlm.models.qwen3 import Qwen3Config
 from jaxvlm.models.vggt.config import DPTConfig, VGGTConfig
 
+# Sections of a --model-config, and sizes of the projector that may stand in their place.
+_SECTIONS = ("aggregator", "vit", "camera_head", "depth_head", "point_head", "projector",
+             "text_model")  # fmt: skip
+_PROJECTOR = ("latent_dim", "num_latents")
 # Rows of the original's embedding (the tokenizer's and one for <image>), and of Qwen3's own.
 _ORIGINAL_ROWS, _QWEN3_ROWS = 151_670, 151_936
 
@@ -31,6 +35,34 @@ def read_json(path: Path) -> Mapping:
     if not isinstance(stored, dict):
         raise UserError(f"{path}: expected a JSON object")
     return stored
+
+
+def read_model_config(path: Path) -> Mapping:
+    """The sections of a `--model-config` file, which may stand under `config`.
+
+    Raises:
+      UserError: it has none of them.
+    """
+    stored = read_json(path)
+    given = stored.get("config", stored)
+    if not isinstance(given, dict) or not set(given) & {*_SECTIONS, *_PROJECTOR}:
+        raise UserError(f"--model-config {path}: expected some of {', '.join(_SECTIONS)}")
+    return given
+
+
+def projector_heads(given: Mapping) -> int | None:
+    """The number of heads that a `--model-config` gives the projector, if it does.
+
+    Raises:
+      UserError: it is no such number.
+    """
+    with stated_in("--model-config"):
+        # The projector's own sizes may stand alone.
+        section = given.get("projector", given if set(given) & set(_PROJECTOR) else {})
+        heads = section.get("num_heads")
+        if heads is not None and heads < 1:
+            raise UserError(f"projector.num_heads is {heads!r}; expected at least 1")
+        return heads
 
 
 @contextlib.contextmanager
@@ -51,7 +83,6 @@ def vggt_config(given: Mapping, heads: Sequence[str] = ()) -> VGGTConfig:
     under `config` is read too.
     """
     with stated_in("--model-config"):
-        given = given.get("config", given)
         body = given.get("aggregator", {})
         names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio",
                  "num_register_tokens", "rope_freq", "init_values")  # fmt: skip

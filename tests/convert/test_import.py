@@ -89,7 +89,7 @@ def test_vggt_arrives_bit_for_bit(vggt_file, tmp_path, capsys):
     file = FIXTURES / "vggt_tiny.json"
     run("vggt", vggt_file, tmp_path / "out", "--model-config", file, "--heads", "camera", "depth")
     assert "left out: 62 tensors of point_head: not asked for" in capsys.readouterr().out
-    config = sizes.vggt_config(sizes.read_json(file), ("camera", "depth"))
+    config = sizes.vggt_config(sizes.read_model_config(file), ("camera", "depth"))
     back = to_torch(parts.rules({"vision": config}), unflatten(stored(tmp_path / "out")))
     source = load_file(FIXTURES / "vggt_tiny.safetensors")
     source = {k.removeprefix("params/"): v for k, v in source.items() if k.startswith("params/")}

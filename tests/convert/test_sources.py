@@ -64,6 +64,15 @@ def test_zero_shards_are_refused_with_the_command_that_joins_them(tmp_path, give
         run("original", tmp_path / given, tmp_path / "out")
 
 
+def test_the_projectors_own_sizes_are_a_model_config(tmp_path, capsys):
+    save_file(weights(), tmp_path / "mine.safetensors")
+    given = ("--model-config", FIXTURE.with_suffix(".json"))
+    run("original", tmp_path / "mine.safetensors", tmp_path / "out", *given)
+    assert "assumed" not in capsys.readouterr().out
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    assert meta["model"]["projector"]["num_heads"] == 4
+
+
 def test_what_was_assumed_is_said(tmp_path, capsys):
     save_file(weights(), tmp_path / "mine.safetensors")
     run("original", tmp_path / "mine.safetensors", tmp_path / "out")
@@ -120,6 +129,7 @@ def test_files_that_are_nearly_right_are_explained(tmp_path, what, message):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
+        ({"projecter": {}}, r"expected some of aggregator, vit, .*projector, text_model"),
         ({"projector": 3}, r"--model-config: sizes are missing or of a wrong type"),
         ({"projector": {"num_heads": "x"}}, r"--model-config: sizes are missing or of a wrong"),
         ({"projector": {"num_heads": 0}}, r"projector.num_heads is 0; expected at least 1"),
