@@ -43,6 +43,16 @@ PARTS = {
     "geometry": GeometryConfig(in_dim=37, out_dim=8),
     "language": Qwen3Config(600, 8, 2, 4, 2, 6, 12, rope_theta=1e4),
 }  # fmt: skip
+HEAD = {"features": 4, "out_channels": [4, 4, 4, 4], "intermediate_layer_idx": [0, 0, 1, 1]}
+SIZES = {
+    "aggregator": {"img_size": 28, "embed_dim": 16, "depth": 2, "num_heads": 2},
+    "vit": {"depth": 1, "num_heads": 2},
+    "camera_head": {"trunk_depth": 1, "num_heads": 2},
+    "depth_head": HEAD,
+    "point_head": HEAD,
+    "projector": {"num_heads": 2},
+    "text_model": PARTS["language"].to_hf(),
+}
 DTYPES = [np.float32, ml_dtypes.bfloat16, np.float16]
 
 
@@ -84,17 +94,7 @@ def torch_tensor(value: np.ndarray) -> torch.Tensor:
 def test_vggt_goes_round_bit_for_bit(tmp_path, dtype):
     source = random_tensors(["vision"], {}, dtype)
     torch.save({"model": {k: torch_tensor(v) for k, v in source.items()}}, tmp_path / "vggt.pt")
-    sizes = {
-        "aggregator": {"img_size": 28, "embed_dim": 16, "depth": 2, "num_heads": 2},
-        "vit": {"depth": 1, "num_heads": 2}, "camera_head": {"trunk_depth": 1, "num_heads": 2},
-    }  # fmt: skip
-    for head in ("depth_head", "point_head"):
-        sizes[head] = {
-            "features": 4,
-            "out_channels": [4] * 4,
-            "intermediate_layer_idx": [0, 0, 1, 1],
-        }
-    (tmp_path / "sizes.json").write_text(json.dumps(sizes))
+    (tmp_path / "sizes.json").write_text(json.dumps(SIZES))
     heads = ["--heads", *HEADS]
     convert(
         import_torch, "vggt", tmp_path / "vggt.pt", tmp_path / "in", "--model-config",
@@ -152,20 +152,7 @@ def test_the_original_goes_round_bit_for_bit(tmp_path, dtype):
     for name in names:
         torch.save({k: v for k, v in state.items() if index[k] == name}, folder / name)
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
-    vision = PARTS["vision"]
-    sizes = {
-        "aggregator": {"img_size": 28, "embed_dim": 16, "depth": 2, "num_heads": 2},
-        "vit": {"depth": vision.vit_depth, "num_heads": 2}, "projector": {"num_heads": 2},
-        "camera_head": {"trunk_depth": 1, "num_heads": 2},
-        "text_model": PARTS["language"].to_hf(),
-    }  # fmt: skip
-    for head in ("depth_head", "point_head"):
-        sizes[head] = {
-            "features": 4,
-            "out_channels": [4] * 4,
-            "intermediate_layer_idx": [0, 0, 1, 1],
-        }
-    (tmp_path / "sizes.json").write_text(json.dumps(sizes))
+    (tmp_path / "sizes.json").write_text(json.dumps(SIZES))
     given = ["--model-config", tmp_path / "sizes.json", "--heads", *HEADS]
     convert(import_torch, "original", tmp_path / "ckpt", tmp_path / "in", *given)
     stored = open_stored(str(tmp_path / "in"), [])
