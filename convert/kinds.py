@@ -58,6 +58,9 @@ def find(
     Raises:
       UserError: it is of another kind, or tensors do not fit.
     """
+    for flag, value in (("--heads", heads), ("--model-config", model_config)):
+        if kind == "qwen3" and value:
+            raise UserError(f"{flag} is not for qwen3, whose config.json says everything")
     given = sizes.read_model_config(model_config) if model_config else {}
     known = {} if given else _exported(tensors.folder)
     if kind == "vggt":

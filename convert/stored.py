@@ -98,6 +98,8 @@ def open_stored(name: str, overrides: list[str]) -> Stored:
       UserError: there is nothing of the kind, or it is not complete.
     """
     if name in weights.BUILT_IN or (Path(name) / "meta.json").is_file():
+        if overrides:
+            raise UserError(f"--config.{overrides[0]}: {name} is imported weights, not a run")
         return _open_weights(name)
     if not Path(name).exists():
         raise UserError(f"{name} does not exist")

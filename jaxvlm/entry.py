@@ -35,12 +35,16 @@ def run(
     parser: argparse.ArgumentParser,
     main: Callable[[argparse.Namespace], None],
     arguments: Sequence[str] | None = None,
+    *,
+    configured: bool = True,
 ) -> None:
     """Parses the command line and calls `main`; a `UserError` is one line and exit code 2.
 
-    The overrides stand in the namespace as `overrides`.
+    The overrides stand in the namespace as `overrides`; a command that is not `configured` has
+    none, and refuses them.
     """
-    rest, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    rest, overrides = split_overrides(given) if configured else (given, [])
     parser.allow_abbrev = False
     namespace = parser.parse_args(rest)
     namespace.overrides = overrides

@@ -5,4 +5,4 @@ if __name__ == "__main__":
     from jaxvlm import entry
     from jaxvlm.training import pretrain
 
-    entry.run(pretrain.parser(), pretrain.pretrain)
+    entry.run(pretrain.parser(), pretrain.pretrain, configured=False)

@@ -74,4 +74,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    entry.run(parser(), main)
+    entry.run(parser(), main, configured=False)

@@ -326,6 +326,8 @@ def test_mistakes_are_answered_before_anything_is_written(tmp_path):
         convert(export_torch, tmp_path / "in", out)
     with pytest.raises(UserError, match=r"--shard-size 3 apples: expected a size such as 4GB"):
         convert(export_torch, tmp_path / "in", out, "--shard-size", "3 apples")
+    with pytest.raises(UserError, match=r"--config.seed=1: .* is imported weights, not a run"):
+        open_stored(str(tmp_path / "in"), ["seed=1"])
     with pytest.raises(UserError, match=r"nowhere does not exist"):
         convert(export_torch, tmp_path / "nowhere", out)
     with pytest.raises(UserError, match=r"holds no checkpoint"):

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from convert import import_torch, parts, qwen3, sizes
 from convert.table import to_torch
+from jaxvlm import entry
 from jaxvlm.errors import UserError
 from jaxvlm.models.qwen3 import Qwen3, Qwen3Config
 from jaxvlm.models.tree import pure
@@ -171,6 +172,16 @@ def test_an_index_that_leaves_its_folder_is_refused(qwen3_folder, tmp_path, name
     index.write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
     with pytest.raises(UserError, match=r"does not lie in its folder"):
         run("qwen3", qwen3_folder, tmp_path / "out")
+
+
+def test_flags_that_mean_nothing_are_refused(qwen3_folder, tmp_path):
+    with pytest.raises(UserError, match=r"--heads is not for qwen3"):
+        run("qwen3", qwen3_folder, tmp_path / "out", "--heads", "depth")
+    with pytest.raises(UserError, match=r"--model-config is not for qwen3"):
+        run("qwen3", qwen3_folder, tmp_path / "out", "--model-config", qwen3_folder)
+    arguments = ["qwen3", str(qwen3_folder), str(tmp_path / "out"), "--config.seed=1"]
+    with pytest.raises(SystemExit):
+        entry.run(import_torch.parser(), import_torch.main, arguments, configured=False)
 
 
 def test_wrong_sources_are_named(qwen3_folder, tmp_path):
