@@ -173,6 +173,7 @@ class _Safetensors:
             raise UserError(f"{path} is no whole safetensors file: {error}") from None
 
     def heads(self) -> dict:
+        """Shape and dtype of every tensor, none of them read."""
         heads = {}
         for name in self._file.keys():  # noqa: SIM118 - not a mapping
             part = self._file.get_slice(name)
@@ -180,6 +181,7 @@ class _Safetensors:
         return heads
 
     def read(self, name: str) -> np.ndarray:
+        """One tensor."""
         return self._file.get_tensor(name)
 
 
@@ -225,6 +227,7 @@ class _Pickle:
                 raise UserError(f"{path}: {name!r} is sparse or quantized; save it dense")
 
     def heads(self) -> dict:
+        """Shape and dtype of every tensor, none of them read."""
         return {
             name: (tuple(value.shape), self._dtype(value)) for name, value in self._state.items()
         }
@@ -235,6 +238,7 @@ class _Pickle:
         return np.dtype(str(value.dtype).removeprefix("torch."))
 
     def read(self, name: str) -> np.ndarray:
+        """One tensor, which stays in the file's mapping."""
         value = self._state[name].detach()
         if value.dtype == self._torch.bfloat16:
             return value.contiguous().view(self._torch.uint16).numpy().view(ml_dtypes.bfloat16)

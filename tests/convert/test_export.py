@@ -259,6 +259,39 @@ def test_transformers_loads_an_export_without_a_word(tmp_path, variant, caplog):
     assert loaded.config.eos_token_id == end and end in loaded.generation_config.eos_token_id
 
 
+@pytest.mark.parametrize("variant", list(SMALL_QWEN3))
+def test_logits_are_those_of_the_export_padded_and_packed(tmp_path, variant):
+    """jaxvlm's model beside transformers' with the weights that jaxvlm exported."""
+    hf_model(variant).save_pretrained(tmp_path / "hf")
+    convert(import_torch, "qwen3", tmp_path / "hf", tmp_path / "in")
+    convert(export_torch, tmp_path / "in", tmp_path / "out", "--tokenizer", ROOMS)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ours = qwen3(open_stored(str(tmp_path / "in"), []))
+    texts = [np.random.default_rng(i).integers(0, 600, n, np.int32) for i, n in enumerate((7, 11))]
+    with torch.no_grad():
+        wanted = [theirs(torch.from_numpy(t).long()[None]).logits[0].numpy() for t in texts]
+    padded, segments = np.zeros((2, 2, 12), np.int32)
+    for row, text in enumerate(texts):
+        padded[row, : len(text)], segments[row, : len(text)] = text, 1
+    places = np.broadcast_to(np.arange(12, dtype=np.int32), padded.shape)
+    found = ours.logits(ours(ours.embed(padded), places, segments))
+    packed = np.concatenate(texts)[None]
+    places = np.concatenate([np.arange(len(t), dtype=np.int32) for t in texts])[None]
+    segments = np.repeat(np.array([1, 2], np.int32), [7, 11])[None]
+    together = ours.logits(ours(ours.embed(packed), places, segments))[0]
+    for row, (logits, part) in enumerate(zip(wanted, (together[:7], together[7:]), strict=True)):
+        tolerance = {"rtol": 0, "atol": 1e-4 * np.abs(logits).max()}
+        np.testing.assert_allclose(found[row, : len(logits)], logits, **tolerance)
+        np.testing.assert_allclose(part, logits, **tolerance)
+
+
+def qwen3(stored) -> Qwen3:
+    """The language model with the parameters on disk."""
+    language = {p: v for p, v in stored.params.items() if p.startswith("language/")}
+    abstract = nnx.eval_shape(lambda: Qwen3(stored.parts["language"], rngs=nnx.Rngs(0)))
+    return tree.load(abstract, jax.tree.map(jnp.asarray, unflatten(language)["language"]))
+
+
 def test_a_run_answers_in_transformers_as_here(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
@@ -269,11 +302,8 @@ def test_a_run_answers_in_transformers_as_here(tmp_path):
         "geometry.safetensors", "model-00001-of-00001.safetensors", "projector.safetensors"
     ]  # fmt: skip
     stored = open_stored(str(run), [])
-    language = {p: v for p, v in stored.params.items() if p.startswith("language/")}
-    sizes = stored.parts["language"]
-    abstract = nnx.eval_shape(lambda: Qwen3(sizes, rngs=nnx.Rngs(0)))
-    ours = tree.load(abstract, jax.tree.map(jnp.asarray, unflatten(language)["language"]))
-    tokens = np.random.default_rng(0).integers(0, sizes.vocab_size, (2, 12), dtype=np.int32)
+    ours, words = qwen3(stored), stored.parts["language"].vocab_size
+    tokens = np.random.default_rng(0).integers(0, words, (2, 12), dtype=np.int32)
     place = np.broadcast_to(np.arange(12, dtype=np.int32), tokens.shape)
     logits = ours.logits(ours(ours.embed(tokens), place, np.ones_like(tokens)))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
