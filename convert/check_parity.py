@@ -21,7 +21,7 @@ def main(flags: argparse.Namespace) -> None:
     from convert import parity
     from convert.sizes import read_json
     from convert.source import open_tensors
-    from jaxvlm.training.console import console
+    from jaxvlm.console import console
 
     tensors = open_tensors(flags.fixture)
     stated = read_json(flags.fixture.with_suffix(".json"))

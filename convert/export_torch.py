@@ -22,7 +22,7 @@ def main(flags: argparse.Namespace) -> None:
     from convert import formats, kinds
     from convert.draft import check_free, draft
     from convert.stored import open_stored
-    from jaxvlm.training.console import progress_bytes
+    from jaxvlm.console import progress_bytes
 
     check_free(flags.dest, flags.overwrite, kinds.MARK)
     stored = open_stored(flags.checkpoint, flags.overrides)

@@ -21,7 +21,7 @@ def main(flags: argparse.Namespace) -> None:
     # Not before: a wrong flag should be answered at once.
     from convert import kinds, parts, store
     from convert.draft import check_free
-    from jaxvlm.training.console import progress_bytes
+    from jaxvlm.console import progress_bytes
 
     check_free(flags.dest, flags.overwrite, "meta.json")
     tensors, source = open_source(flags.source, flags.revision, flags.kind)

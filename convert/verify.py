@@ -20,8 +20,8 @@ def main(flags: argparse.Namespace) -> None:
 
     from convert import kinds
     from convert.stored import open_stored
+    from jaxvlm.console import console
     from jaxvlm.training import weights
-    from jaxvlm.training.console import console
 
     stored, meta = open_stored(str(flags.dest), []), weights.read_meta(str(flags.dest))
     if meta.get("kind") not in kinds.KINDS:

@@ -70,11 +70,11 @@ def main(flags: argparse.Namespace) -> None:
 
 def _evaluate(answerer, records, training, controls: bool, title: str, output: Path) -> dict:
     """Answers the records, writes predictions and page, returns the figures."""
+    from jaxvlm.console import progress
     from jaxvlm.generation.answer import answer_records, other_images
     from jaxvlm.metrics.answers import QuestionOnlyGuess
     from jaxvlm.metrics.report import page
     from jaxvlm.metrics.summary import predictions, summarize
-    from jaxvlm.training.console import progress
 
     shown = other_images(records, answerer.config.seed) if controls else None
     other = guess = None
@@ -115,8 +115,8 @@ def _clear(output: Path) -> None:
 
 
 def _show(title: str, summary: dict, output: Path) -> None:
+    from jaxvlm.console import print_table
     from jaxvlm.metrics.summary import COLUMNS, rows
-    from jaxvlm.training.console import print_table
 
     print_table(title, COLUMNS, rows(summary))
     print(f"page: {output / REPORT}")

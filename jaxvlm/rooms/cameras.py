@@ -1,13 +1,9 @@
-"""Where a room is looked at from: one bird's-eye view, then views from inside.
-
-Camera axes: x right, y down, z forward. Pixel (u, v) has its centre at (u + 0.5, v + 0.5).
-"""
-
-from dataclasses import dataclass
+"""Where a room is looked at from: one bird's-eye view, then views from inside."""
 
 import numpy as np
 
-from jaxvlm.rooms.mesh import SceneMesh
+from jaxvlm.render.camera import Camera, look_at
+from jaxvlm.rooms.mesh import RoomMesh
 from jaxvlm.rooms.scene import Room, gap
 
 CANDIDATES = 14
@@ -15,47 +11,7 @@ PROBE = 20
 EYE_HEIGHT = (1.4, 1.7)
 
 
-@dataclass(frozen=True)
-class Camera:
-    """A pinhole camera; `focal` is in units of the image's shorter side."""
-
-    cam_to_world: np.ndarray
-    focal: float
-
-    def intrinsics(self, width: int, height: int) -> np.ndarray:
-        """K f64[3,3] in pixels for an image of this size."""
-        focal = self.focal * min(width, height)
-        return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-
-    def rays(self, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """Origins and directions f32[H·W,3] in the world; one unit along a ray is 1 m of depth."""
-        intrinsics = self.intrinsics(width, height)
-        u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-        local = np.stack(
-            [
-                (u - width / 2) / intrinsics[0, 0],
-                (v - height / 2) / intrinsics[1, 1],
-                np.ones_like(u),
-            ],
-            axis=-1,
-        ).reshape(-1, 3)
-        directions = (local @ self.cam_to_world[:3, :3].T).astype(np.float32)
-        origins = np.broadcast_to(self.cam_to_world[:3, 3].astype(np.float32), directions.shape)
-        return np.ascontiguousarray(origins), directions
-
-
-def look_at(position: np.ndarray, target: np.ndarray, focal: float) -> Camera:
-    """A level camera at `position` [3] with `target` [3] in the middle of its image."""
-    forward = (target - position) / np.linalg.norm(target - position)
-    right = np.cross(forward, [0.0, 0.0, 1.0])
-    right /= np.linalg.norm(right)
-    pose = np.eye(4)
-    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
-    pose[:3, 3] = position
-    return Camera(pose, focal)
-
-
-def room_cameras(mesh: SceneMesh, views: int) -> list[Camera]:
+def room_cameras(mesh: RoomMesh, views: int) -> list[Camera]:
     """The bird's eye, then `views - 1` cameras inside; fewer views are a prefix of more."""
     room = mesh.room
     rng = room.key.rng("cameras")
@@ -132,7 +88,7 @@ def _inside_camera(room: Room, rng: np.random.Generator, tries: int = 12) -> Cam
     return None
 
 
-def _seen(mesh: SceneMesh, camera: Camera) -> np.ndarray:
+def _seen(mesh: RoomMesh, camera: Camera) -> np.ndarray:
     """Pixels of each object in a small probe image, at most 4 counted."""
     hits = mesh.embree.run(*camera.rays(PROBE, PROBE))
     index = mesh.object_index[hits[hits >= 0]]

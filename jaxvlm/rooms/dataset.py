@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from jaxvlm.errors import UserError
+from jaxvlm.render.raycast import render
 from jaxvlm.rooms.cameras import room_cameras
 from jaxvlm.rooms.layout import generate_room
 from jaxvlm.rooms.mesh import room_mesh
 from jaxvlm.rooms.records import room_records
-from jaxvlm.rooms.render import render
 
 VERSION = 1
 """Raised whenever the same parameters would make different rooms, images or questions."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxvlm.rooms.shapes import RGB, Part, Span, ball, box, cylinder, tilted, turned
+from jaxvlm.render.shapes import RGB, Part, Span, ball, box, cylinder, tilted, turned
 
 METAL = (0.60, 0.62, 0.65)
 DARK = (0.15, 0.16, 0.18)

@@ -1,41 +1,30 @@
-"""A room as triangles with the facts of each face, ready for ray casting."""
+"""A room as triangles; walls, doors and windows are seen from inside only."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
 
+from jaxvlm.render.mesh import Mesh, Surroundings, mesh_fields
+from jaxvlm.render.shapes import Part, axis_rotation
 from jaxvlm.rooms.furniture import build
 from jaxvlm.rooms.labels import KIND_LABELS
 from jaxvlm.rooms.scene import Opening, Room, Wall
-from jaxvlm.rooms.shapes import Part, axis_rotation
 
 FRAME_RGB = (0.88, 0.88, 0.86)
 SKY_RGB = (0.60, 0.78, 0.92)
 KNOB_RGB = (0.45, 0.42, 0.35)
+LAMPS = ((0.45, 0.35, 0.95, 0.28), (-0.4, -0.45, 0.9, 0.16))
+"""Point lights: position as a fraction of half width, half depth and height; strength."""
 
 
 @dataclass(frozen=True)
-class SceneMesh:
-    """All faces of a room. F faces; walls, doors and windows are seen from inside only.
-
-    `corners` and corner `normals` f32[F,3,3] in world metres, `rgb` f32[F,3] in 0–1,
-    `object_index` i16[F] (-1 for the room itself), `label` i16[F] into `KIND_LABELS`,
-    `one_sided` bool[F], `embree` the ray-casting scene built from `corners`.
-    """
+class RoomMesh(Mesh):
+    """A room's mesh: labels are indices into `KIND_LABELS`, objects those of the room."""
 
     room: Room
-    corners: np.ndarray
-    normals: np.ndarray
-    rgb: np.ndarray
-    object_index: np.ndarray
-    label: np.ndarray
-    one_sided: np.ndarray
-    embree: EmbreeScene
 
 
-def room_mesh(room: Room) -> SceneMesh:
+def room_mesh(room: Room) -> RoomMesh:
     """Builds the mesh and its ray-casting structure (some milliseconds)."""
     parts: list[Part] = []
     owners: list[tuple[int, int]] = []
@@ -51,21 +40,23 @@ def room_mesh(room: Room) -> SceneMesh:
                 Part(part.corners @ rotation.T + shift, part.normals @ rotation.T, part.rgb)
             )
             owners.append((index, KIND_LABELS.index(thing.kind)))
-    counts = [len(part.corners) for part in parts]
-    corners = np.concatenate([part.corners for part in parts])
-    object_index, label = np.repeat(np.array(owners, np.int16), counts, axis=0).T
-    embree = EmbreeScene()
-    faces = np.arange(3 * len(corners), dtype=np.int32).reshape(-1, 3)
-    TriangleMesh(embree, corners.reshape(-1, 3), faces)
-    return SceneMesh(
-        room,
-        corners,
-        np.concatenate([part.normals for part in parts]),
-        np.repeat(np.array([part.rgb for part in parts], np.float32), counts, axis=0),
-        np.ascontiguousarray(object_index),
-        np.ascontiguousarray(label),
-        np.arange(len(corners)) < sum(counts[:shell]),
-        embree,
+    one_sided = [number < shell for number in range(len(parts))]
+    return RoomMesh(room=room, **mesh_fields(parts, owners, one_sided, _surroundings(room)))
+
+
+def _surroundings(room: Room) -> Surroundings:
+    plan = room.plan
+    return Surroundings(
+        ambient=0.6,
+        skylight=0.1,
+        lamps=tuple(
+            (x * plan.width / 2, y * plan.depth / 2, z * plan.height, strength)
+            for x, y, z, strength in LAMPS
+        ),
+        ceiling=plan.height,
+        ceiling_label=KIND_LABELS.index("ceiling"),
+        floor_label=KIND_LABELS.index("floor"),
+        floor_pattern=room.floor_pattern,
     )
 
 

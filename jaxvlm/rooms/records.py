@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxvlm.rooms.cameras import Camera
+from jaxvlm.render.camera import Camera
+from jaxvlm.render.raycast import Rendering
 from jaxvlm.rooms.questions import ask
-from jaxvlm.rooms.render import Rendering
 from jaxvlm.rooms.scene import Opening, Room, RoomObject
 
 DEPTH_BINS, DEPTH_RANGE = 16, 10.0

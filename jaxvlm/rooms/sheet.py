@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxvlm.rooms.cameras import look_at, room_cameras
+from jaxvlm.render.camera import look_at
+from jaxvlm.render.raycast import render
+from jaxvlm.rooms.cameras import room_cameras
 from jaxvlm.rooms.furniture import FURNITURE
 from jaxvlm.rooms.labels import COLOURS, KINDS
 from jaxvlm.rooms.layout import generate_room
 from jaxvlm.rooms.mesh import room_mesh
-from jaxvlm.rooms.render import render
 from jaxvlm.rooms.scene import Plan, Room, RoomObject, make_key
 
 SHEET_ROOMS, ROOMS_A_ROW = 12, 3

@@ -12,13 +12,14 @@ import optax
 from jax.sharding import Mesh
 
 from jaxvlm.config import to_json
+from jaxvlm.console import console, duration, print_table, progress
 from jaxvlm.data.pipeline import Rows, batches, training_rows
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
 from jaxvlm.models.vlm import VLMConfig, vlm_config
 from jaxvlm.training.checkpoints import Checkpoints, check_same_run, read_meta
-from jaxvlm.training.console import MetricLog, console, duration, print_table, progress
 from jaxvlm.training.mesh import batch_sharding, make_mesh
+from jaxvlm.training.metric_log import MetricLog
 from jaxvlm.training.optimizer import make_optimizer, schedule
 from jaxvlm.training.parameters import FROZEN, Group, assign_groups, summary
 from jaxvlm.training.setup import all_parameters, compute_dtype, frozen_identity

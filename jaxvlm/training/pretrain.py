@@ -25,6 +25,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxvlm.console import duration, progress
 from jaxvlm.errors import UserError
 from jaxvlm.models.tree import load, pure
 from jaxvlm.models.vggt.config import DPTConfig, VGGTConfig
@@ -32,8 +33,7 @@ from jaxvlm.models.vggt.model import VGGT
 from jaxvlm.paths import flatten
 from jaxvlm.rooms.labels import COLOUR_LABELS, COLOURS, KIND_LABELS, KINDS
 from jaxvlm.rooms.layout import generate_room
-from jaxvlm.rooms.render import render_views
-from jaxvlm.training.console import duration, progress
+from jaxvlm.rooms.views import render_views
 from jaxvlm.training.weights import save_weights
 
 IMAGE_SIZE = 112

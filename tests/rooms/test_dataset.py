@@ -13,7 +13,7 @@ from PIL import Image
 from jaxvlm.rooms import dataset, sheet
 from jaxvlm.rooms.__main__ import main
 from jaxvlm.rooms.layout import generate_room
-from jaxvlm.rooms.render import render_views
+from jaxvlm.rooms.views import render_views
 
 SMALL = ["--train-rooms", "5", "--val-rooms", "2", "--test-rooms", "2", "--image-size", "32"]
 QUICK = [*SMALL, "--workers", "1", "--no-sheet"]
@@ -162,7 +162,7 @@ def test_contact_sheets(tmp_path, monkeypatch):
 
 def test_no_jax_is_loaded():
     program = (
-        "import sys, jaxvlm.rooms.__main__, jaxvlm.rooms.render; "
+        "import sys, jaxvlm.rooms.__main__, jaxvlm.rooms.views; "
         "sys.exit(any(name.split('.')[0] in ('jax', 'torch') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

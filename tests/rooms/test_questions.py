@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
+from jaxvlm.render.raycast import render
 from jaxvlm.rooms.cameras import room_cameras
 from jaxvlm.rooms.labels import COLOURS, KINDS
 from jaxvlm.rooms.layout import generate_room
 from jaxvlm.rooms.mesh import room_mesh
 from jaxvlm.rooms.questions import WEIGHTS, ask
 from jaxvlm.rooms.records import room_records, visible_objects
-from jaxvlm.rooms.render import render
 from jaxvlm.rooms.scene import Room, RoomObject
 
 SIZE = 40

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from jaxvlm.render.raycast import render
 from jaxvlm.rooms.cameras import room_cameras
 from jaxvlm.rooms.labels import COLOUR_LABELS, COLOURS, KIND_LABELS, KINDS, SHELL_LABELS
 from jaxvlm.rooms.layout import generate_room
 from jaxvlm.rooms.mesh import room_mesh
-from jaxvlm.rooms.render import render, render_views
+from jaxvlm.rooms.views import render_views
 
 
 def project(points: np.ndarray, pose: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

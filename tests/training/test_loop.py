@@ -14,7 +14,7 @@ from jaxvlm.config import load
 from jaxvlm.errors import UserError
 from jaxvlm.training import loop
 from jaxvlm.training.checkpoints import Checkpoints, read_meta, restore_params
-from jaxvlm.training.console import MetricLog
+from jaxvlm.training.metric_log import MetricLog
 from jaxvlm.training.parameters import FROZEN
 from jaxvlm.training.weights import save_weights
 from jaxvlm.workdir import open_workdir

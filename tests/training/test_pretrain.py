@@ -6,7 +6,7 @@ import pytest
 
 from jaxvlm.rooms.labels import COLOUR_LABELS, COLOURS, KIND_LABELS, KINDS
 from jaxvlm.rooms.layout import generate_room
-from jaxvlm.rooms.render import render_views
+from jaxvlm.rooms.views import render_views
 from jaxvlm.training.pretrain import camera_encodings, finding_losses, quaternion, targets
 
 SPLIT = len(KINDS)

@@ -1,19 +1,13 @@
-"""Ray casting: colour, depth and labels of a room seen by a camera."""
+"""Ray casting: colour, depth and labels of a scene seen by a camera."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxvlm.rooms.cameras import Camera, room_cameras
-from jaxvlm.rooms.labels import COLOUR_LABELS, KIND_LABELS
-from jaxvlm.rooms.mesh import SceneMesh, room_mesh
-from jaxvlm.rooms.scene import Room
+from jaxvlm.render.camera import Camera
+from jaxvlm.render.mesh import Mesh
 
 CEILING_RGB = np.float32((0.93, 0.93, 0.92))
-AMBIENT = 0.6
-LAMPS = ((0.45, 0.35, 0.95, 0.28), (-0.4, -0.45, 0.9, 0.16))
-"""Point lights: position as a fraction of half width, half depth and height; strength."""
-SKYLIGHT = 0.1
 SURFACE_OFFSET = 1e-3
 ONE_SIDED_LAYERS = 4
 
@@ -21,8 +15,8 @@ ONE_SIDED_LAYERS = 4
 @dataclass(frozen=True)
 class Rendering:
     """What one camera sees: `rgb` u8[H,W,3], `depth` f32[H,W] metres along the optical axis
-    (0 where nothing was hit), `object_index` i16[H,W] into the room's objects (-1 for none),
-    `kind_map` i16[H,W] into `KIND_LABELS`.
+    (0 where nothing was hit), `object_index` i16[H,W] (-1 for none), `kind_map` i16[H,W] the
+    labels of the faces (0 where nothing was hit).
     """
 
     rgb: np.ndarray
@@ -42,7 +36,7 @@ class _Hits:
 
 
 def render(
-    mesh: SceneMesh,
+    mesh: Mesh,
     camera: Camera,
     size: int | tuple[int, int],
     supersample: int = 1,
@@ -59,7 +53,7 @@ def render(
     ceiling = _ceiling_depth(mesh, origins, directions, hits)
     found = hits.face >= 0
     depth = np.where(found, hits.depth, ceiling)
-    label = np.where(found, mesh.label[hits.face], np.int16(KIND_LABELS.index("ceiling")))
+    label = np.where(found, mesh.label[hits.face], np.int16(mesh.surroundings.ceiling_label))
     label[depth == 0] = 0
     index = np.where(found, mesh.object_index[hits.face], np.int16(-1))
     if supersample == 1:
@@ -81,38 +75,7 @@ def render(
     )
 
 
-def render_views(room: Room, num_views: int, size: int | tuple[int, int]) -> dict[str, np.ndarray]:
-    """All views of a room, for training on dense labels.
-
-    Returns `rgb` u8[V,H,W,3], `depth` f32[V,H,W] metres, `cam_to_world` f64[V,4,4],
-    `K` f64[V,3,3] pixels, `kind_map` i16[V,H,W] into `KIND_LABELS`, `colour_map` i16[V,H,W]
-    into `COLOUR_LABELS`, `object_index` i16[V,H,W].
-    """
-    mesh = room_mesh(room)
-    cameras = room_cameras(mesh, num_views)
-    views = [render(mesh, camera, size) for camera in cameras]
-    height, width = views[0].depth.shape
-    return {
-        "rgb": np.stack([view.rgb for view in views]),
-        "depth": np.stack([view.depth for view in views]),
-        "cam_to_world": np.stack([camera.cam_to_world for camera in cameras]),
-        "K": np.stack([camera.intrinsics(width, height) for camera in cameras]),
-        "kind_map": np.stack([view.kind_map for view in views]),
-        "colour_map": np.stack([colour_map(room, view) for view in views]),
-        "object_index": np.stack([view.object_index for view in views]),
-    }
-
-
-def colour_map(room: Room, view: Rendering) -> np.ndarray:
-    """i16[H,W] into `COLOUR_LABELS`: the named colour of the object at each pixel."""
-    names = [COLOUR_LABELS.index(thing.colour) for thing in room.objects]
-    # Index -1 picks the last entry, which stands for the room itself.
-    labels = np.array([*names, COLOUR_LABELS.index("background")], np.int16)[view.object_index]
-    labels[view.kind_map == 0] = 0
-    return labels
-
-
-def _cast(mesh: SceneMesh, origins: np.ndarray, directions: np.ndarray) -> _Hits:
+def _cast(mesh: Mesh, origins: np.ndarray, directions: np.ndarray) -> _Hits:
     first = mesh.embree.run(origins, directions, output=1)
     face, depth = first["primID"], first["tfar"]
     u, v = first["u"], first["v"]
@@ -132,23 +95,25 @@ def _cast(mesh: SceneMesh, origins: np.ndarray, directions: np.ndarray) -> _Hits
 
 
 def _ceiling_depth(
-    mesh: SceneMesh, origins: np.ndarray, directions: np.ndarray, hits: _Hits
+    mesh: Mesh, origins: np.ndarray, directions: np.ndarray, hits: _Hits
 ) -> np.ndarray:
     """Depth of the ceiling for rays that hit nothing else from below it, else 0."""
-    rise = mesh.room.plan.height - origins[:, 2]
+    if mesh.surroundings.ceiling is None:
+        return np.zeros(len(origins), np.float32)
+    rise = mesh.surroundings.ceiling - origins[:, 2]
     climbs = (hits.face < 0) & (rise > 0) & (directions[:, 2] > 1e-6)
     return np.where(climbs, rise / np.where(climbs, directions[:, 2], 1), 0).astype(np.float32)
 
 
 def _shade(
-    mesh: SceneMesh,
+    mesh: Mesh,
     origins: np.ndarray,
     directions: np.ndarray,
     hits: _Hits,
     depth: np.ndarray,
     shadows: bool,
 ) -> np.ndarray:
-    """Lambert shading f32[R,3] under a ceiling's two lamps and even ambient light."""
+    """Lambert shading f32[R,3] under the scene's lamps and even ambient light."""
     rgb = np.ones((len(depth), 3), np.float32)
     rgb[depth > 0] = CEILING_RGB
     found = np.flatnonzero(hits.face >= 0)
@@ -160,11 +125,10 @@ def _shade(
     facing = (normals * directions[found]).sum(-1, keepdims=True)
     normals = np.where(facing > 0, -normals, normals)
     points = origins[found] + depth[found, None] * directions[found]
-    plan = mesh.room.plan
-    light = AMBIENT + SKYLIGHT * normals[:, 2]
-    for x, y, z, strength in LAMPS:
-        lamp = np.float32((x * plan.width / 2, y * plan.depth / 2, z * plan.height))
-        towards = lamp - points
+    around = mesh.surroundings
+    light = around.ambient + around.skylight * normals[:, 2]
+    for *lamp, strength in around.lamps:
+        towards = np.float32(lamp) - points
         distance = np.sqrt((towards * towards).sum(-1))
         cosine = ((normals * towards).sum(-1) / np.maximum(distance, 1e-6)).clip(0)
         if shadows:
@@ -175,9 +139,7 @@ def _shade(
     return rgb
 
 
-def _lit(
-    mesh: SceneMesh, points: np.ndarray, normals: np.ndarray, towards: np.ndarray
-) -> np.ndarray:
+def _lit(mesh: Mesh, points: np.ndarray, normals: np.ndarray, towards: np.ndarray) -> np.ndarray:
     """1 where nothing of the furniture stands between a point and a lamp, else 0."""
     start = points + 4 * SURFACE_OFFSET * normals
     hit = mesh.embree.run(start, towards, output=1)
@@ -185,13 +147,13 @@ def _lit(
     return 1 - blocked.astype(np.float32)
 
 
-def _floor_pattern(mesh: SceneMesh, face: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _floor_pattern(mesh: Mesh, face: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Brightness f32[R] of planks or tiles; 1 off the floor."""
     tone = np.ones(len(face), np.float32)
-    pattern = mesh.room.floor_pattern
+    pattern = mesh.surroundings.floor_pattern
     if pattern == "plain":
         return tone
-    floor = np.flatnonzero(mesh.label[face] == KIND_LABELS.index("floor"))
+    floor = np.flatnonzero(mesh.label[face] == mesh.surroundings.floor_label)
     x, y = points[floor, 0], points[floor, 1]
     if pattern == "tiles":
         tone[floor] = 1 - 0.09 * ((np.floor(x / 0.45) + np.floor(y / 0.45)) % 2)

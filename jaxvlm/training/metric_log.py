@@ -1,0 +1,58 @@
+"""Metrics of a run: lines on the console, JSON lines, TensorBoard."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+from jaxvlm.console import console
+from jaxvlm.files import write_text
+
+
+class MetricLog:
+    """Metrics of a run in `metrics.jsonl` and TensorBoard, and a line on the console."""
+
+    def __init__(self, workdir: Path, step: int, max_steps: int):
+        """Opens the logs; lines behind `step` are of a run that was cut off and are dropped."""
+        self._path = workdir / "metrics.jsonl"
+        self._max_steps = max_steps
+        write_text(self._path, "".join(_lines(self._path, step)))
+        self._file = self._path.open("a", encoding="utf-8")
+        purge = step + 1 if step else None
+        self._board = SummaryWriter(str(workdir / "logs"), purge_step=purge)
+        self._console = console()
+
+    def write(self, step: int, metrics: Mapping[str, float], eta: str) -> None:
+        """Records the metrics since the last time."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+        self._console.print(
+            f"Step {step}/{self._max_steps}  Loss {metrics['loss']:.4f}  "
+            f"token accuracy {metrics['token_accuracy']:.3f}  "
+            f"lr×{metrics['schedule']:.3f}  grad {metrics['gradient_norm']:.2f}  "
+            f"{metrics['updates_per_second']:.2f} updates/s  ETA {eta}"
+        )
+
+    def close(self) -> None:
+        """Flushes everything."""
+        self._file.close()
+        self._board.close()
+
+
+def _lines(path: Path, step: int) -> list[str]:
+    """The file's lines up to `step`; what a crash left of a line is dropped, and said."""
+    if not path.exists():
+        return []
+    kept, damaged = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, TypeError, KeyError):
+            damaged += 1
+    if damaged:
+        console().print(f"{path}: {damaged} damaged line(s) dropped")
+    return kept
