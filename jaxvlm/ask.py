@@ -14,7 +14,7 @@ from jaxvlm.errors import UserError
 def main(flags: argparse.Namespace) -> None:
     """Prints the answer."""
     # Not before: a wrong flag should be answered at once.
-    from jaxvlm.data.records import parse_record
+    from jaxvlm.data.record import parse_record
     from jaxvlm.generation.answer import answer_records
     from jaxvlm.generation.restore import restore_answerer
     from jaxvlm.training.run import find_checkpoint, run_config

@@ -82,8 +82,10 @@ def default() -> ConfigDict:
                 "test": (),
                 # Folders that relative image paths are tried in, after the record file's own.
                 "image_roots": (".", "data/raw"),
-                # "error", or "skip": leave records with missing images out, counted.
-                "missing_images": "error",
+                # "error", or "skip": leave records that fail a check of the audit out, counted.
+                "on_bad_record": "error",
+                # "first_camera", or "original" (converted checkpoints): jaxvlm/data/geometry.py.
+                "geometry_convention": "first_camera",
                 "image_size": 448,
                 "num_views": 8,
                 "view_dropout": 0.3,

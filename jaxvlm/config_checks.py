@@ -38,7 +38,8 @@ _CHOICES = {
     "model.geometry.mode": ("per_view", "pooled", "none"),
     "train.remat": ("none", "dots", "full"),
     "text.template": ("plain", "chat"),
-    "data.missing_images": ("error", "skip"),
+    "data.on_bad_record": ("error", "skip"),
+    "data.geometry_convention": ("first_camera", "original"),
 }
 
 

@@ -30,7 +30,7 @@ def main(flags: argparse.Namespace) -> None:
     config = run_config(folder, flags.overrides)
 
     def load(specs: Sequence) -> list[Source]:
-        return load_sources(specs, config.data.image_roots, config.data.missing_images)
+        return load_sources(specs, config.data.image_roots, config.data.on_bad_record)
 
     split = tuple({"path": path} for path in flags.data or ()) or config.data[flags.split]
     if not split:

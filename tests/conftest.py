@@ -36,6 +36,12 @@ def compile_cache(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """Keeps what the session finds out about record files to the session."""
+    os.environ["JAXVLM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def python(compile_cache):
     """Starts a Python process with the session's settings; returns its `Popen`."""

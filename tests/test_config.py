@@ -199,7 +199,7 @@ def test_defaults_are_possible_and_their_own():
         ("data.view_dropout=-0.1", "data.view_dropout=-0.1: expected a fraction"),
         ("data.view_dropout=1.5", "data.view_dropout=1.5: expected a fraction"),
         ("data.view_dropout=1", "data.view_dropout=1 would leave out every view"),
-        ("data.missing_images=ignore", "data.missing_images='ignore': expected one of"),
+        ("data.on_bad_record=ignore", "data.on_bad_record='ignore': expected one of"),
         ("text.template=qwen", "text.template='qwen': expected one of"),
         ("precision=float16", "precision='float16': expected one of"),
         ("model.geometry.mode=all", "model.geometry.mode='all': expected one of"),

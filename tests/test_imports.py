@@ -122,7 +122,7 @@ import sys
 sys.modules["torch"] = None
 from PIL import Image
 from jaxvlm.data.plan import Capacity, Group
-from jaxvlm.data.records import parse_record
+from jaxvlm.data.record import parse_record
 from jaxvlm.data.rows import RowBuilder, SetReader, VisualLayout
 from jaxvlm.data.sequence import tokenize
 from jaxvlm.data.tokenizer import load_tokenizer

@@ -1,49 +1,49 @@
-"""Geometry features: 37 numbers a view, in the frame of the first kept camera.
+"""Geometry features: 37 numbers a view, for every source.
 
-rotation 9 (camera-to-world, row-major), translation 3 (metres), intrinsics 9 (of the cropped
-square, divided by its side), depth histogram 16 (fractions over 0-10 m). A part that the record
-lacks is zero.
+| numbers | `"first_camera"` | `"original"` |
+| --- | --- | --- |
+| 0-8 | camera-to-frame rotation, row-major | rotation as recorded |
+| 9-11 | position in metres, in that frame | translation as recorded |
+| 12-20 | intrinsics of the cropped square, divided by its side | intrinsics as recorded |
+| 21-36 | depth histogram: fractions in 16 equal bins over 0-10 m | histogram as recorded |
 
-Frame: origin at the first kept camera, turned about the vertical by that camera's yaw, Z up. The
-first view's rotation keeps its pitch and roll, so gravity stays known.
+The frame is the level frame of the first kept camera (`frames.py`). A part that a record lacks is
+zero. `"original"` is for converted checkpoints of the original, whose geometry head takes the mean
+over the views.
 """
 
 import numpy as np
 from jaxtyping import Float
 
+from jaxvlm.data.frames import first_camera_frame
 from jaxvlm.data.images import crop_intrinsics
-from jaxvlm.data.records import Record
+from jaxvlm.data.record import Record
 from jaxvlm.errors import UserError
 
 FEATURES = 37
-# Rotates a y-up world into a z-up one: (x, y, z) -> (x, -z, y).
-_Y_UP_TO_Z_UP = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float64)
+CONVENTIONS = ("first_camera", "original")
+DEPTH_BINS, DEPTH_RANGE = 16, 10.0
+# Of each part: where it stands among the 37.
+_PARTS = {"R": slice(0, 9), "t": slice(9, 12), "K": slice(12, 21), "depth_hist": slice(21, 37)}
 
 
-def level_frame(
-    rotation: Float[np.ndarray, "3 3"], translation: Float[np.ndarray, "3"]
-) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]]:
-    """The world-to-frame transform `x -> A (x - o)` of a camera's level frame.
-
-    Y points where the camera looks, projected on the floor; for a camera that looks straight
-    down or up, where the top of its image points.
+def depth_histogram(depth: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "16"]:
+    """Fractions of an image's known depths in equal bins over 0-10 m.
 
     Args:
-      rotation: camera-to-world, camera axes x right, y down, z forward, world Z up.
-      translation: the camera's position in metres.
+      depth: metres along the optical axis; 0 or less, and not finite, where nothing is known. What
+        lies beyond 10 m counts for the last bin.
 
     Returns:
-      `A [3,3]` and `o [3]`.
+      Numbers that add up to 1, or zeros where no depth is known.
     """
-    forward = rotation[:2, 2]
-    if np.linalg.norm(forward) < 1e-3:
-        forward = -rotation[:2, 1]
-    cos, sin = forward / max(np.linalg.norm(forward), 1e-12)
-    return np.array([[sin, -cos, 0], [cos, sin, 0], [0, 0, 1]], np.float64), translation
+    known = depth[np.isfinite(depth) & (depth > 0)].clip(max=DEPTH_RANGE)
+    counts, _ = np.histogram(known, bins=DEPTH_BINS, range=(0, DEPTH_RANGE))
+    return counts / max(len(known), 1)
 
 
 def geometry_features(
-    record: Record, views: list[int], size: int
+    record: Record, views: list[int], size: int, convention: str = "first_camera"
 ) -> Float[np.ndarray, "V 37"] | None:
     """Features of the kept views of a record, or None where the record has no geometry.
 
@@ -51,28 +51,28 @@ def geometry_features(
       record: with raw camera-to-world poses and pixel intrinsics.
       views: indices of the kept views; the first gives the frame.
       size: side of the square that images are cropped to, in pixels.
+      convention: see the module.
 
     Raises:
       UserError: intrinsics without `image_size`.
     """
     if record.geometry is None:
         return None
-    parts = record.geometry
     features = np.zeros((len(views), FEATURES), np.float32)
-    if "R" in parts and "t" in parts:
-        rotation = parts["R"][views].reshape(-1, 3, 3).astype(np.float64)
-        translation = parts["t"][views].astype(np.float64)
-        if record.up == "y":
-            rotation, translation = _Y_UP_TO_Z_UP @ rotation, translation @ _Y_UP_TO_Z_UP.T
-        frame, origin = level_frame(rotation[0], translation[0])
-        features[:, :9] = (frame @ rotation).reshape(-1, 9)
-        features[:, 9:12] = (translation - origin) @ frame.T
-    if "K" in parts:
+    for name, values in record.geometry.items():
+        features[:, _PARTS[name]] = values[views]
+    if convention == "original":
+        return features
+    poses = record.poses()
+    if poses is not None:
+        rotation, translation = (part[views] for part in poses)
+        frame = first_camera_frame(rotation[0], translation[0], record.up)
+        features[:, _PARTS["R"]] = frame.rotations(rotation).reshape(-1, 9)
+        features[:, _PARTS["t"]] = frame.points(translation)
+    if "K" in record.geometry:
         if record.image_size is None:
             raise UserError(f"{record.origin}: geom_token.K needs 'image_size' [width, height]")
         for row, view in enumerate(views):
-            k = parts["K"][view].reshape(3, 3)
-            features[row, 12:21] = crop_intrinsics(k, *record.image_size, size).ravel()
-    if "depth_hist" in parts:
-        features[:, 21:] = parts["depth_hist"][views]
+            k = record.geometry["K"][view].reshape(3, 3)
+            features[row, _PARTS["K"]] = crop_intrinsics(k, *record.image_size, size).ravel()
     return features

@@ -11,6 +11,9 @@ from jaxvlm.errors import UserError
 
 # The longest side of a photograph, in short sides; resizing longer ones would fill the memory.
 _LONGEST = 20
+# Pixels of an image; a larger one would take gigabytes to decode.
+_MOST_PIXELS = 100_000_000
+_ORIENTATION = 0x0112
 
 
 def load_image(path: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -39,14 +42,21 @@ def load_image(path: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
     return np.asarray(image)
 
 
-def check_image(path: str) -> None:
-    """Reads the head of an image file, which tells what it is without decoding it.
+def check_image(path: str) -> tuple[int, int]:
+    """Decodes an image file to its end, as fast as that goes; returns `(width, height)` in pixels.
+
+    The size is that of the upright image, as `load_image` sees it.
 
     Raises:
-      UserError: a file that is no image.
+      UserError: a file that is no image, is cut off, or is too large.
     """
-    with _open(path):
-        pass
+    with _open(path) as file:
+        size = file.size
+        turned = file.getexif().get(_ORIENTATION, 1) >= 5
+        # A JPEG is read through all the same, but in an eighth of its size.
+        file.draft("RGB", (max(size[0] // 8, 1), max(size[1] // 8, 1)))
+        file.load()
+    return size[::-1] if turned else size
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -66,12 +76,19 @@ def _open(path: str) -> Iterator[Image.Image]:
     """The opened file; whatever is wrong with it, then or while it is read, names it."""
     try:
         with Image.open(path) as file:
+            if file.width * file.height > _MOST_PIXELS:
+                size = f"{file.width} x {file.height} pixels"
+                raise ValueError(f"it has {size}, more than {_MOST_PIXELS:,}; make it smaller")
             if max(file.size) > _LONGEST * min(file.size):
                 raise ValueError(f"{file.width} x {file.height} pixels are no photograph's shape")
             if file.mode in ("I", "F"):
                 raise ValueError(f"its pixels are numbers of mode {file.mode!r}, not colours")
             yield file
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        size = [int(n) for n in str(error).split() if n.isdigit()] or [0]
+        text = f"it has {size[0]:,} pixels, more than {_MOST_PIXELS:,}; make it smaller"
+        raise UserError(f"the image {path!r} cannot be read: {text}") from None
+    except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"the image {path!r} cannot be read: {error}") from None
 
 

@@ -10,7 +10,7 @@ from absl import flags
 from jaxvlm.data.plan import Capacity, Plan
 from jaxvlm.data.rows import RowBuilder, SetReader, VisualLayout
 from jaxvlm.data.sequence import tokenize
-from jaxvlm.data.sources import load_sources
+from jaxvlm.data.sources import Joined, load_sources
 from jaxvlm.data.tokenizer import load_tokenizer
 from jaxvlm.data.views import say_cut_views
 from jaxvlm.errors import UserError
@@ -52,7 +52,8 @@ def visual_layout(config) -> VisualLayout:
 
 def set_reader(config) -> SetReader:
     """The reader of images and geometry that a configuration asks for."""
-    return SetReader(config.data.image_size, config.data.num_views, config.data.blind)
+    data = config.data
+    return SetReader(data.image_size, data.num_views, data.blind, data.geometry_convention)
 
 
 def training_rows(config, count: int) -> Rows:
@@ -62,18 +63,18 @@ def training_rows(config, count: int) -> Rows:
       UserError: whatever is wrong with the records, images, tokenizer or sizes.
     """
     data = config.data
-    sources = load_sources(data.train, data.image_roots, data.missing_images)
-    records = [record for source in sources for record in source.records]
-    for record in records:
-        if not record.answer:
-            raise UserError(f"{record.origin}: a training record needs an 'answer'")
-    say_cut_views(records, data.num_views)
+    sources = load_sources(data.train, data.image_roots, data.on_bad_record)
+    records = Joined([source.records for source in sources])
     tokenizer = load_tokenizer(config.text.tokenizer)
     layout, reader = visual_layout(config), set_reader(config)
     most_visual = len(layout.index(data.num_views, True))
     samples, shortened = tokenize(
         records, tokenizer, config.text.template, config.text.max_length, most_visual
     )
+    for sample in samples:
+        if not len(sample.answer):
+            raise UserError(f"{records[sample.record].origin}: a training record needs an 'answer'")
+    say_cut_views([sample.views for sample in samples], data.num_views)
     if shortened:
         print(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
     capacity = Capacity(data.row_length, data.row_sets, data.row_labels, data.questions_per_set)
@@ -81,12 +82,12 @@ def training_rows(config, count: int) -> Rows:
     weighted = [
         (s.weight, range(a, b)) for s, a, b in zip(sources, ends[:-1], ends[1:], strict=True)
     ]
-    with_geometry = any(reader.has_geometry(record) for record in records)
+    with_geometry = not data.blind and any(sample.has_geometry for sample in samples)
     plan = Plan(
         samples,
         weighted,
-        [len(record.images) for record in records],
-        [record.action is not None for record in records],
+        [sample.views for sample in samples],
+        [sample.keep_first for sample in samples],
         capacity,
         lambda views: len(layout.index(views, with_geometry)),
         num_views=data.num_views,

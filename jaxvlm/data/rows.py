@@ -12,7 +12,7 @@ import numpy as np
 from jaxvlm.data.geometry import FEATURES, geometry_features
 from jaxvlm.data.images import load_image
 from jaxvlm.data.plan import Capacity, Group
-from jaxvlm.data.records import Record
+from jaxvlm.data.record import Record
 from jaxvlm.data.sequence import Sample, prompt
 from jaxvlm.errors import UserError
 
@@ -51,11 +51,13 @@ class SetReader:
       size: side of the square images in pixels.
       views: V, views a set holds at most.
       blind: show black images and no geometry: the text-only control.
+      convention: of the geometry features.
     """
 
     size: int
     views: int
     blind: bool
+    convention: str = "first_camera"
 
     def __call__(self, record: Record, kept: Sequence[int]) -> dict[str, np.ndarray]:
         """`images uint8[V,H,W,3]`, `view_counts int32[]` and `geometry f32[V,37]`.
@@ -67,7 +69,7 @@ class SetReader:
         if not self.blind:
             for slot, view in enumerate(kept):
                 images[slot] = _image(record, view, self.size)
-            features = geometry_features(record, list(kept), self.size)
+            features = geometry_features(record, list(kept), self.size, self.convention)
             if features is not None:
                 geometry[: len(kept)] = features
         return {"images": images, "view_counts": np.int32(len(kept)), "geometry": geometry}

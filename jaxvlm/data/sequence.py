@@ -8,16 +8,20 @@ r"""The one sequence layout: training, evaluation and asking all build their tok
 """
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Int32
 
-from jaxvlm.data.records import Record
+from jaxvlm.data.record import Record
 from jaxvlm.data.tokenizer import Tokenizer
 from jaxvlm.errors import UserError
 
 TEMPLATES = ("plain", "chat")
+# Records that are tokenised together.
+_BATCH = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,9 @@ class Sample:
       answer: ids of the answer and its `<|im_end|>`; empty where the record has no answer.
       record: index of the record it was made from.
       set_id: index of the image set it asks about.
+      views: images of the set.
+      has_geometry: the record tells where the cameras stood or what they are.
+      keep_first: the first view must stay, for an action is stated in its frame.
     """
 
     before: Int32[np.ndarray, "..."]
@@ -37,6 +44,9 @@ class Sample:
     answer: Int32[np.ndarray, "..."]
     record: int
     set_id: int
+    views: int = 1
+    has_geometry: bool = False
+    keep_first: bool = False
 
     def length(self, visual: int) -> int:
         """Tokens in a row, with `visual` visual tokens; the end token is a label only."""
@@ -44,7 +54,7 @@ class Sample:
 
 
 def tokenize(
-    records: Sequence[Record],
+    records: Iterable[Record],
     tokenizer: Tokenizer,
     template: str,
     max_length: int,
@@ -53,7 +63,7 @@ def tokenize(
     """Tokenises records; a text that is too long loses the end of its question.
 
     Args:
-      records: the records.
+      records: the records, gone through once.
       tokenizer: the tokenizer.
       template: "plain" or "chat".
       max_length: tokens a sample may have, visual tokens included.
@@ -74,13 +84,9 @@ def tokenize(
         user, assistant = tokenizer.encode(["user\n", "assistant\n"])
         start, end = [tokenizer.start_id], [tokenizer.end_id]
         head, after = start + user, end + newline + start + assistant
-    questions = tokenizer.encode([_question(record) + "\n" for record in records])
-    answers = tokenizer.encode([record.answer for record in records])
-    set_ids: dict[tuple, int] = {}
+    set_ids: dict[bytes, int] = {}
     samples, shortened = [], 0
-    for index, (record, question, answer) in enumerate(
-        zip(records, questions, answers, strict=True)
-    ):
+    for index, (record, question, answer) in enumerate(_encoded(records, tokenizer)):
         answer = [*answer, tokenizer.end_id] if record.answer else []
         room = max_length - max_visual - len(head) - len(after) - max(len(answer) - 1, 0)
         if room <= len(newline):
@@ -93,15 +99,38 @@ def tokenize(
             shortened += 1
         set_id = set_ids.setdefault(set_key(record), len(set_ids))
         before, tail, labels = (np.asarray(x, np.int32) for x in (head + question, after, answer))
-        samples.append(Sample(before, tail, labels, index, set_id))
+        samples.append(
+            Sample(
+                before,
+                tail,
+                labels,
+                index,
+                set_id,
+                views=len(record.images),
+                has_geometry=record.geometry is not None,
+                keep_first=record.action is not None,
+            )
+        )
     return samples, shortened
 
 
-def set_key(record: Record) -> tuple:
+def _encoded(
+    records: Iterable[Record], tokenizer: Tokenizer
+) -> Iterator[tuple[Record, list[int], list[int]]]:
+    """Records with the ids of question and answer; many at a time, for that is much faster."""
+    rest = iter(records)
+    while batch := list(itertools.islice(rest, _BATCH)):
+        questions = tokenizer.encode([_question(record) + "\n" for record in batch])
+        answers = tokenizer.encode([record.answer for record in batch])
+        yield from zip(batch, questions, answers, strict=True)
+
+
+def set_key(record: Record) -> bytes:
     """What questions of one image set share: images, and geometry measured and read alike."""
     parts = sorted((record.geometry or {}).items())
-    geometry = tuple((name, value.tobytes()) for name, value in parts)
-    return record.images, geometry, record.image_size, record.up
+    geometry = [(name, value.tobytes()) for name, value in parts]
+    key = repr((record.images, geometry, record.image_size, record.up))
+    return hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def _question(record: Record) -> str:

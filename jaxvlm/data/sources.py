@@ -1,20 +1,81 @@
 """Sources: record files with weights, checked completely before anything is computed."""
 
+import bisect
 import dataclasses
 import difflib
-import glob
 import hashlib
+import itertools
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from jaxvlm.data.images import check_image
-from jaxvlm.data.records import Record, read_records
+import numpy as np
+
+from jaxvlm.data.record import Record
+from jaxvlm.data.records import RecordFile, open_records
+from jaxvlm.data.verdicts import Verdict, verdict
 from jaxvlm.errors import UserError
 
 FIELDS = ("path", "weight", "task")
-_READERS = 16
+POLICIES = ("error", "skip")
+
+
+class RecordSet(Sequence[Record]):
+    """Records of several files, read when asked for, image paths resolved to files that exist."""
+
+    def __init__(
+        self, parts: Sequence[tuple[RecordFile, Sequence[int]]], image_roots: Sequence[str]
+    ):
+        """Holds the records of each file that are in its list of indices."""
+        self._files = [file for file, _ in parts]
+        self._indices = [np.asarray(kept, np.int64) for _, kept in parts]
+        self._ends = np.cumsum([len(kept) for kept in self._indices])
+        self._roots = tuple(image_roots)
+        self._found: dict[tuple[str, str], str] = {}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._ends, index, "right"))
+        within = index - int(self._ends[part]) + len(self._indices[part])
+        record = self._files[part][int(self._indices[part][within])]
+        folder = str(self._files[part].path.parent)
+        images = tuple(self._resolve(folder, image) for image in record.images)
+        return dataclasses.replace(record, images=images)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_found": {}}
+
+    def _resolve(self, folder: str, image: str) -> str:
+        if (folder, image) not in self._found:
+            candidates = [image] if Path(image).is_absolute() else [
+                str(Path(root, image)) for root in (folder, *self._roots)
+            ]  # fmt: skip
+            there = (path for path in candidates if Path(path).is_file())
+            # A file that has gone since the audit is named when it is read.
+            self._found[folder, image] = next(there, candidates[0])
+        return self._found[folder, image]
+
+
+class Joined(Sequence[Record]):
+    """Several sequences of records, one behind the other."""
+
+    def __init__(self, parts: Sequence[Sequence[Record]]):
+        self._parts = parts
+        self._ends = list(itertools.accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect.bisect_right(self._ends, index)
+        return self._parts[part][index - self._ends[part] + len(self._parts[part])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,32 +86,33 @@ class Source:
       path: the path or glob they came from.
       weight: share of the samples drawn from this source, relative to the others'.
       records: the records, image paths resolved to files that exist.
-      fingerprint: SHA-256 of what the records say and of which are left out; where the images lie
-        is not part of it.
+      fingerprint: SHA-256 of the files' contents and of which records are left out; where files
+        and images lie is not part of it.
     """
 
     path: str
     weight: float
-    records: list[Record]
+    records: Sequence[Record]
     fingerprint: str
 
 
 def load_sources(
-    specs: Sequence[Mapping], image_roots: Sequence[str], missing_images: str
+    specs: Sequence[Mapping], image_roots: Sequence[str], on_bad_record: str
 ) -> list[Source]:
-    """Reads every record file of a split and looks at every image file.
+    """Opens every record file of a split and audits it, images included.
 
     Args:
       specs: mappings with `path` (or a glob), `weight` and optionally `task`, which
         keeps the records of that task only.
       image_roots: folders that relative image paths are tried in, after the record file's own.
-      missing_images: "error" stops at the first missing image; "skip" drops its record, counted.
+      on_bad_record: "error" stops at the first record with an error of the audit; "skip" leaves
+        such records out, counted.
 
     Raises:
       UserError: naming the file and line, the image, the field, or the glob that matches nothing.
     """
-    if missing_images not in ("error", "skip"):
-        raise UserError(f'data.missing_images is {missing_images!r}; expected "error" or "skip"')
+    if on_bad_record not in POLICIES:
+        raise UserError(f"data.on_bad_record is {on_bad_record!r}; expected one of {POLICIES}")
     if not specs:
         raise UserError("the split names no source; give at least one {'path': …, 'weight': …}")
     for spec in specs:
@@ -59,10 +121,10 @@ def load_sources(
                 f"a data source is a mapping like {{'path': 'train.jsonl', 'weight': 1.0}}, "
                 f"found {spec!r}"
             )
-    return [_load(dict(spec), image_roots, missing_images) for spec in specs]
+    return [_load(dict(spec), image_roots, on_bad_record) for spec in specs]
 
 
-def _load(spec: dict, image_roots: Sequence[str], missing_images: str) -> Source:
+def _load(spec: dict, image_roots: Sequence[str], on_bad_record: str) -> Source:
     for name in spec:
         if name not in FIELDS:
             close = difflib.get_close_matches(name, FIELDS, 1) or FIELDS
@@ -74,80 +136,55 @@ def _load(spec: dict, image_roots: Sequence[str], missing_images: str) -> Source
         raise UserError(
             f"the weight of source {path!r} must be a positive number below 1e9, found {weight}"
         )
-    files = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
-    if not files:
-        raise UserError(f"no file matches the data source {path!r}")
-    records = [record for file in files for record in read_records(file)]
-    if spec.get("task"):
-        records = [record for record in records if record.task == spec["task"]]
-        if not records:
+    files = open_records(path)
+    verdicts = [verdict(file, image_roots) for file in files]
+    _report(path, files, verdicts, on_bad_record)
+    kept = [
+        (file, _kept(file, found, spec.get("task")))
+        for file, found in zip(files, verdicts, strict=True)
+    ]
+    if not any(indices for _, indices in kept):
+        if spec.get("task") and all(spec["task"] not in found.tasks for found in verdicts):
             raise UserError(f"source {path!r} holds no record of the task {spec['task']!r}")
-    kept = resolve_images(records, image_roots, missing_images, path)
-    return Source(path, float(weight), kept, _fingerprint(records, kept))
+        raise UserError(f"{path}: no record is left; every one fails a check")
+    return Source(path, float(weight), RecordSet(kept, image_roots), _fingerprint(verdicts, kept))
 
 
-def _fingerprint(records: list[Record], kept: list[Record]) -> str:
+def _report(path: str, files: list[RecordFile], verdicts: list[Verdict], policy: str) -> None:
+    """Stops at a bad record, or says how many are left out; says what the audit warns of."""
+    checks = Counter(check for found in verdicts for check, _ in found.bad.values())
+    bad, total = checks.total(), sum(map(len, files))
+    command = f"python scripts/prep/audit_data.py {path}"
+    if bad and policy == "error":
+        first = next(message for found in verdicts for _, message in found.bad.values())
+        more = f" ({bad - 1:,} more such records)" if bad > 1 else ""
+        raise UserError(
+            f"{first}{more}. `{command}` shows everything that is wrong and --fix mends it; "
+            "data.on_bad_record='skip' leaves such records out"
+        )
+    if bad:
+        counted = ", ".join(f"{check} {count:,}" for check, count in checks.most_common())
+        print(f"{path}: left out {bad:,} of {total:,} records ({counted})", file=sys.stderr)
+    warnings = sum((Counter(found.warnings) for found in verdicts), Counter())
+    if warnings:
+        counted = ", ".join(f"{check} {count:,}" for check, count in warnings.most_common())
+        print(f"{path}: the audit warns of {counted} (`{command}` shows them)", file=sys.stderr)
+
+
+def _kept(file: RecordFile, found: Verdict, task: str | None) -> list[int]:
+    """Indices of the records without an error, of the task alone where one is named."""
+    good = [index for index in range(len(file)) if index not in found.bad]
+    if not task or set(found.tasks) == {task}:
+        return good
+    return [index for index in good if file[index].task == task]
+
+
+def _fingerprint(
+    verdicts: Sequence[Verdict], kept: Sequence[tuple[RecordFile, Sequence[int]]]
+) -> str:
     digest = hashlib.sha256()
-    for record in records:
-        fields = {**vars(record), "origin": None, "geometry": None}
-        digest.update(repr(sorted(fields.items())).encode())
-        for name, values in sorted((record.geometry or {}).items()):
-            digest.update(name.encode() + values.tobytes())
-    if len(kept) < len(records):
-        digest.update(repr([record.origin.rsplit(":", 1)[1] for record in kept]).encode())
+    for found, (file, indices) in zip(verdicts, kept, strict=True):
+        digest.update(found.sha256.encode())
+        if len(indices) < len(file):
+            digest.update(np.asarray(indices, np.int64).tobytes())
     return digest.hexdigest()
-
-
-def resolve_images(
-    records: list[Record], image_roots: Sequence[str], missing_images: str, name: str
-) -> list[Record]:
-    """Replaces every record's image paths by paths of existing files."""
-    found: dict[tuple[str, str], str | None] = {}
-    kept = []
-    for record in records:
-        folder = str(Path(record.origin.rsplit(":", 1)[0]).parent)
-        paths = []
-        for image in record.images:
-            if (folder, image) not in found:
-                found[folder, image] = _find(image, (folder, *image_roots))
-            paths.append(found[folder, image])
-        if None not in paths:
-            kept.append(dataclasses.replace(record, images=tuple(paths)))
-        elif missing_images == "error":
-            image = record.images[paths.index(None)]
-            roots = ", ".join((folder, *image_roots))
-            raise UserError(
-                f"{record.origin}: the image {image!r} does not exist (looked in {roots}); set "
-                "data.image_roots, or data.missing_images='skip' to leave such records out"
-            )
-    if len(kept) < len(records):
-        print(f"{name}: left out {len(records) - len(kept)} of {len(records)} records "
-              "whose images are missing", file=sys.stderr)  # fmt: skip
-    if not kept:
-        raise UserError(f"{name}: no record is left; every one misses an image")
-    _check_images(kept)
-    return kept
-
-
-def _check_images(records: list[Record]) -> None:
-    """Opens every image once; on a network's file system many at a time are much faster."""
-    first = {image: record.origin for record in reversed(records) for image in record.images}
-
-    def problem(item: tuple[str, str]) -> str | None:
-        try:
-            check_image(item[0])
-        except UserError as error:
-            return f"{item[1]}: {error}"
-        return None
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        problems = [text for text in pool.map(problem, first.items()) if text]
-    if problems:
-        more = f" (and {len(problems) - 1} more such images)" if len(problems) > 1 else ""
-        raise UserError(problems[0] + more)
-
-
-def _find(image: str, roots: Sequence[str]) -> str | None:
-    if Path(image).is_absolute():
-        return image if Path(image).is_file() else None
-    return next((str(p) for root in roots if (p := Path(root, image)).is_file()), None)

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxvlm.data.records import Record
 
-
-def say_cut_views(records: Sequence[Record], num_views: int) -> None:
-    """Prints how many records have more images than are shown."""
-    cut = sum(len(record.images) > num_views for record in records)
+def say_cut_views(views: Sequence[int], num_views: int) -> None:
+    """Prints how many records, given by their numbers of images, have more than are shown."""
+    cut = sum(count > num_views for count in views)
     if cut:
         print(
-            f"{cut} of {len(records)} records have more than data.num_views={num_views} images; "
+            f"{cut} of {len(views)} records have more than data.num_views={num_views} images; "
             "the first ones are shown"
         )
 

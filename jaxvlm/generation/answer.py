@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvlm.data.records import Record
+from jaxvlm.data.record import Record
 from jaxvlm.data.sequence import Sample, set_key, tokenize
 from jaxvlm.data.views import say_cut_views
 from jaxvlm.generation.restore import Answerer
@@ -42,8 +42,8 @@ def answer_records(
     shown = records if shown is None else shown
     samples = prompts(answerer, records)
     settings = answerer.config.evaluation
-    say_cut_views(shown, answerer.config.data.num_views)
-    by_set: dict[tuple, list[int]] = {}
+    say_cut_views([len(record.images) for record in shown], answerer.config.data.num_views)
+    by_set: dict[bytes, list[int]] = {}
     for index, record in enumerate(shown):
         by_set.setdefault(set_key(record), []).append(index)
     answers = [""] * len(records)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypedDict
 
-from jaxvlm.data.records import Record
+from jaxvlm.data.record import Record
 from jaxvlm.metrics.answers import QuestionOnlyGuess, exact_match, partial_match
 
 

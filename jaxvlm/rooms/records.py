@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxvlm.data.geometry import depth_histogram
 from jaxvlm.render.camera import Camera
 from jaxvlm.render.raycast import Rendering
 from jaxvlm.rooms.questions import ask
 from jaxvlm.rooms.scene import Opening, Room, RoomObject
 
-DEPTH_BINS, DEPTH_RANGE = 16, 10.0
+SURFACE_DEPTH = 0.1
+"""Metres; doors and windows are as thick, for an anchor is a box."""
 LEAST_PIXELS, AT_SIZE = 12, 112
 """An object is asked about if it fills this many pixels of an image this large in all."""
 VIEWS_ASKED_ABOUT = 3
@@ -73,14 +75,8 @@ def geometry(cameras: list[Camera], views: list[Rendering]) -> dict[str, list]:
         "R": poses[:, :3, :3].reshape(-1, 9).round(6).tolist(),
         "t": poses[:, :3, 3].round(6).tolist(),
         "K": intrinsics.reshape(-1, 9).round(6).tolist(),
-        "depth_hist": [_depth_histogram(view.depth).round(6).tolist() for view in views],
+        "depth_hist": [depth_histogram(view.depth).round(6).tolist() for view in views],
     }
-
-
-def _depth_histogram(depth: np.ndarray) -> np.ndarray:
-    seen = depth[depth > 0].clip(max=DEPTH_RANGE)
-    counts, _ = np.histogram(seen, bins=DEPTH_BINS, range=(0, DEPTH_RANGE))
-    return counts / max(len(seen), 1)
 
 
 def _actions(room: Room, visible: np.ndarray, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -125,5 +121,5 @@ def _opening_anchor(opening: Opening) -> dict[str, list[float]]:
     return {
         "center": np.round(opening.centre, 4).tolist(),
         "normal": np.round([*opening.wall.inward, 0.0], 4).tolist(),
-        "extent": np.round([opening.width, opening.top - opening.bottom, 0.0], 4).tolist(),
+        "extent": [*np.round([opening.width, opening.top - opening.bottom], 4), SURFACE_DEPTH],
     }

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from jaxvlm.data.geometry import geometry_features, level_frame
-from jaxvlm.data.records import parse_record
+from jaxvlm.data.frames import first_camera_frame
+from jaxvlm.data.geometry import geometry_features
+from jaxvlm.data.record import parse_record
 from jaxvlm.errors import UserError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -87,11 +88,11 @@ def test_a_camera_that_looks_straight_down(angle, tilt):
     down = np.array([[1, 0, 0], [0, -1, 0], [0, 0, -1]])
     camera = yaw(angle) @ down
     camera[0, 2] += tilt
-    frame, origin = level_frame(camera, np.array([1.0, 2, 3]))
+    frame = first_camera_frame(camera, np.array([1.0, 2, 3]))
     top_of_image = -camera[:, 1]
-    np.testing.assert_allclose(frame @ top_of_image, [0, 1, 0], atol=1e-6)
-    np.testing.assert_allclose(frame @ frame.T, np.eye(3), atol=1e-6)
-    np.testing.assert_array_equal(origin, [1, 2, 3])
+    np.testing.assert_allclose(frame.directions(top_of_image), [0, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(frame.rotation @ frame.rotation.T, np.eye(3), atol=1e-6)
+    np.testing.assert_array_equal(frame.points(np.array([1.0, 2, 3])), [0, 0, 0])
 
 
 def test_missing_parts_are_zero():

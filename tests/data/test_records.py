@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from jaxvlm.data.records import parse_record, read_records
+from jaxvlm.data.record import parse_record
+from jaxvlm.data.records import read_records
 from jaxvlm.errors import UserError
 
 GOOD = {"images": ["a.jpg", "b.jpg"], "question": "What is it?", "answer": "chair"}
@@ -70,11 +71,11 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.jsonl' does not exist"):
         read_records(tmp_path / "nowhere.jsonl")
     (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"bytes\.jsonl' cannot be read"):
+    with pytest.raises(UserError, match=r"bytes\.jsonl is UTF-16 text; save it as UTF-8"):
         read_records(tmp_path / "bytes.jsonl")
-    with pytest.raises(UserError, match=r"no_list\.json: expected a list of records"):
+    with pytest.raises(UserError, match=r"no_list\.json:1: expected a list of records"):
         read_records(written(tmp_path, '{"rows": []}', "no_list.json"))
-    with pytest.raises(UserError, match=r"item\.json: item 1: 'question'"):
+    with pytest.raises(UserError, match=r"item\.json:1 \(item 1\): 'question'"):
         read_records(written(tmp_path, json.dumps([GOOD, {"images": ["a"]}]), "item.json"))
 
 

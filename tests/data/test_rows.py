@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 
 from jaxvlm.data.plan import Capacity, Group, Plan
-from jaxvlm.data.records import read_records
 from jaxvlm.data.rows import RowBuilder, SetReader, VisualLayout
 from jaxvlm.data.sequence import tokenize
-from jaxvlm.data.sources import resolve_images
+from jaxvlm.data.sources import load_sources
 from jaxvlm.data.tokenizer import load_tokenizer
 
 SIDE, VIEWS, LATENTS, SETS = 14, 3, 4, 3
@@ -23,7 +22,7 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def records(scenes_file):
-    return resolve_images(read_records(scenes_file), (), "error", "scenes")
+    return load_sources([{"path": str(scenes_file)}], (), "error")[0].records
 
 
 def builder(records, mode="per_view", blind=False, capacity=CAPACITY) -> RowBuilder:

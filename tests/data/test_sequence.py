@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from jaxvlm.data.records import parse_record
+from jaxvlm.data.record import parse_record
 from jaxvlm.data.sequence import prompt, tokenize
 from jaxvlm.data.tokenizer import Tokenizer, load_tokenizer
 from jaxvlm.errors import UserError

@@ -24,9 +24,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def load(folder, *specs, roots=(), missing="error"):
+def load(folder, *specs, roots=(), policy="error"):
     specs = [{**spec, "path": str(folder / spec["path"])} for spec in specs]
-    return load_sources(specs, [str(folder / root) for root in roots], missing)
+    return load_sources(specs, [str(folder / root) for root in roots], policy)
 
 
 def test_images_are_found_beside_the_file_or_in_a_root(folder):
@@ -42,11 +42,11 @@ def test_a_missing_image_is_named_with_its_record(folder):
 
 
 def test_records_without_images_are_left_out_and_counted(folder, capsys):
-    (source,) = load(folder, {"path": "*.jsonl"}, missing="skip")
+    (source,) = load(folder, {"path": "*.jsonl"}, policy="skip")
     assert [record.images for record in source.records] == [(str(folder / "near.jpg"),)] * 3
     assert "left out 1 of 4 records" in capsys.readouterr().err
     with pytest.raises(UserError, match="no record is left"):
-        load(folder, {"path": "far.jsonl"}, missing="skip")
+        load(folder, {"path": "far.jsonl"}, policy="skip")
 
 
 def test_a_file_that_is_no_image_is_named_with_its_record(folder):
@@ -98,5 +98,5 @@ def test_a_split_needs_sources_with_paths():
         load_sources((), (), "error")
     with pytest.raises(UserError, match="needs a 'path'"):
         load_sources(({"weight": 1.0},), (), "error")
-    with pytest.raises(UserError, match="missing_images is 'ignore'"):
+    with pytest.raises(UserError, match="on_bad_record is 'ignore'"):
         load_sources(({"path": "a"},), (), "ignore")

@@ -5,7 +5,7 @@ import dataclasses
 import hypothesis.strategies as st
 from hypothesis import given
 
-from jaxvlm.data.records import parse_record
+from jaxvlm.data.record import parse_record
 from jaxvlm.generation.answer import other_images
 
 

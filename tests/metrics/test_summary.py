@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from jaxvlm.data.records import parse_record
+from jaxvlm.data.record import parse_record
 from jaxvlm.metrics.answers import QuestionOnlyGuess
 from jaxvlm.metrics.report import page
 from jaxvlm.metrics.summary import COLUMNS, predictions, rows, summarize

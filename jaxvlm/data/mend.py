@@ -1,0 +1,92 @@
+"""Mending record files: what can be repaired is, other records with errors are left out."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from jaxvlm.data.audit import Findings, row_key
+from jaxvlm.data.checks import CHECKS, ERROR, check_record
+from jaxvlm.data.items import RecordError
+from jaxvlm.data.record import Record, parse_record
+from jaxvlm.data.records import record_writer
+
+# A rotation further off than this was never one.
+_NEARLY = 0.1
+
+
+def mend(findings: Findings, destination: Path) -> tuple[int, Counter, Counter]:
+    """Writes a file's records without what the audit found.
+
+    Fields that jaxvlm does not know are kept. Rotations that are nearly orthonormal, histograms
+    that can be scaled and normals of another length are repaired; every other record with an error
+    and every duplicate is left out.
+
+    Returns:
+      Records written; repairs by check; dropped records by check.
+    """
+    repaired, dropped = Counter(), Counter()
+    rows: set[bytes] = set()
+    with record_writer(destination) as write:
+        for index in range(len(findings.file)):
+            found = findings.problems.get(index, [])
+            errors = {p.check for p in found if p.level == ERROR} - {"duplicate-row"}
+            if errors <= _REPAIRS.keys():
+                entry = findings.file.items.entry(index)
+                for check in errors:
+                    _REPAIRS[check](entry)
+                record, wrong = _judged(entry, findings.file.items.origin(index))
+                # The first good row of those that are the same stays.
+                key = row_key(record) if record else b""
+                wrong = wrong or ("duplicate-row" if key in rows else None)
+            else:
+                wrong = next(check for check in CHECKS if check in errors - _REPAIRS.keys())
+            if wrong:
+                dropped[wrong] += 1
+                continue
+            repaired.update(errors)
+            rows.add(key)
+            write(entry)
+    return len(rows), repaired, dropped
+
+
+def _judged(entry: dict, origin: str) -> tuple[Record | None, str | None]:
+    """The record, and the check that it still fails."""
+    try:
+        record = parse_record(entry, origin)
+    except RecordError as error:
+        return None, error.check
+    errors = (p.check for p in check_record(record) if p.level == ERROR)
+    # A file without answers is one to predict.
+    return record, next((check for check in errors if check != "answer-empty"), None)
+
+
+def _nearest_rotations(entry: dict) -> None:
+    token = entry["geom_token"]
+    matrices = np.asarray(token["R"], np.float64).reshape(-1, 3, 3)
+    left, _, right = np.linalg.svd(matrices)
+    rotations = left @ right
+    if np.abs(rotations - matrices).max() < _NEARLY and (np.linalg.det(rotations) > 0).all():
+        token["R"] = rotations.reshape(-1, 9).round(6).tolist()
+
+
+def _scaled_histograms(entry: dict) -> None:
+    token = entry["geom_token"]
+    counts = np.asarray(token["depth_hist"], np.float64)
+    total = counts.sum(-1, keepdims=True)
+    if (counts >= 0).all():
+        token["depth_hist"] = (counts / np.where(total > 0, total, 1)).round(6).tolist()
+
+
+def _unit_normal(entry: dict) -> None:
+    normal = np.asarray(entry["action_json"]["normal"], np.float64)
+    length = np.linalg.norm(normal)
+    if length > 1e-6:
+        entry["action_json"]["normal"] = (normal / length).round(6).tolist()
+
+
+_REPAIRS = {
+    "pose-not-orthonormal": _nearest_rotations,
+    "depth-histogram": _scaled_histograms,
+    "action-normal": _unit_normal,
+}

@@ -1,0 +1,92 @@
+"""The audit's verdict on a record file, kept by the file's hash, so that a start costs a second."""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from jaxvlm.console import progress
+from jaxvlm.data.audit import audit_file, stamp
+from jaxvlm.data.records import RecordFile
+from jaxvlm.files import cache_folder, write_text
+
+# Raised whenever a check changes.
+VERSION = 1
+_READERS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What training must know of a record file.
+
+    Attributes:
+      sha256: of the file.
+      bad: of each record with an error, its check and message.
+      warnings: how often each check warned.
+      tasks: how many records each task has.
+    """
+
+    sha256: str
+    bad: dict[int, tuple[str, str]]
+    warnings: dict[str, int]
+    tasks: dict[str, int]
+
+
+def verdict(file: RecordFile, image_roots: Sequence[str]) -> Verdict:
+    """Audits a file, its images included; what is known of the same file is taken from the cache.
+
+    An image that has changed, come or gone since makes the audit run again.
+    """
+    with file.path.open("rb") as opened:
+        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    place = (VERSION, sha256, str(file.path), str(file.path.resolve()), *map(str, image_roots))
+    key = hashlib.sha256(repr((place, str(Path.cwd()))).encode()).hexdigest()
+    path = cache_folder() / "audit" / f"{key}.json"
+    known = _read(path, sha256)
+    if known is not None:
+        return known
+    print(f"{file.path}: checking {len(file):,} records and their images", flush=True)
+    with progress("checking", len(file)) as advance:
+        findings = audit_file(file, image_roots, True, advance)
+    levels = Counter(
+        p.check for found in findings.problems.values() for p in found if p.level == "warning"
+    )
+    bad = {index: (p.check, p.message) for index, p in findings.bad().items()}
+    made = Verdict(sha256, bad, dict(levels), dict(findings.tasks))
+    _write(path, made, findings.images)
+    return made
+
+
+def _read(path: Path, sha256: str) -> Verdict | None:
+    """The verdict that is kept, where every image is still as it was."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        images = kept["images"]
+        bad = {int(index): tuple(problem) for index, problem in kept["bad"].items()}
+        found = Verdict(sha256, bad, kept["warnings"], kept["tasks"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    with ThreadPoolExecutor(_READERS) as pool:
+        now = pool.map(stamp, images)
+        same = all(
+            (before and tuple(before)) == after
+            for before, after in zip(images.values(), now, strict=True)
+        )
+    return found if same else None
+
+
+def _write(path: Path, made: Verdict, images: dict) -> None:
+    kept = {**dataclasses.asdict(made), "images": images}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(kept))
+    except OSError as error:
+        print(
+            f"warning: the audit cannot be kept in {path.parent} ({error.strerror}) and will run "
+            "again at the next start; set JAXVLM_CACHE to a folder that can be written",
+            file=sys.stderr,
+        )
