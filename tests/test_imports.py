@@ -17,7 +17,7 @@ BASE = {"config", "config_checks", "workdir", "entry"}
 # Each room and what it may import; every room may use what stands in it and the common files.
 FLOORS = {
     "render": set(),
-    "data": {"render"},
+    "data": {"render", "entry"},
     "rooms": {"entry", "data", "render"},
     "metrics": {"data"},
     "models": set(),

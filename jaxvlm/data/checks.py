@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 import numpy as np
 
+from jaxvlm.data.geometry import looked_at
 from jaxvlm.data.record import Record
 
 ERROR, WARNING = "error", "warning"
@@ -192,16 +193,11 @@ def _check_action(record: Record, found) -> None:
 
 def _seen(record: Record) -> bool:
     """Whether the action's centre lies in some image; true where that can't be told."""
-    poses = record.poses()
-    if poses is None or "K" not in record.geometry or record.image_size is None:
+    geometry = record.geometry or {}
+    if record.image_size is None or not {"R", "K"} <= geometry.keys():
         return True
-    rotation, translation = poses
-    offset = np.array(record.action["center"]) - translation
-    point = np.einsum("vji,vj->vi", rotation, offset)
-    pixel = np.einsum("vij,vj->vi", record.geometry["K"].reshape(-1, 3, 3), point)
-    depth = np.maximum(pixel[:, 2:], 1e-9)
-    inside = (pixel[:, :2] >= 0) & (pixel[:, :2] < np.array(record.image_size) * depth)
-    return bool((inside.all(-1) & (point[:, 2] > 0)).any())
+    centre = np.array([record.action["center"]], np.float64)
+    return bool(looked_at(centre, geometry, record.image_size).any())
 
 
 def other_scene(image: str, scene_id: str, scenes: Container[str]) -> str | None:

@@ -12,8 +12,10 @@ zero. `"original"` is for converted checkpoints of the original, whose geometry 
 over the views.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxvlm.data.frames import first_camera_frame
 from jaxvlm.data.images import crop_intrinsics
@@ -40,6 +42,27 @@ def depth_histogram(depth: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "16"]:
     known = depth[np.isfinite(depth) & (depth > 0)].clip(max=DEPTH_RANGE)
     counts, _ = np.histogram(known, bins=DEPTH_BINS, range=(0, DEPTH_RANGE))
     return counts / max(len(known), 1)
+
+
+def looked_at(
+    points: Float[np.ndarray, "N 3"],
+    geometry: Mapping[str, Float[np.ndarray, "V N"]],
+    image_size: tuple[int, int],
+) -> Bool[np.ndarray, "N V"]:
+    """Which points lie in which images; what stands in front of them is not asked.
+
+    Args:
+      points: in the frame of the poses, metres.
+      geometry: with `R`, `t` and `K`.
+      image_size: (width, height) in pixels.
+    """
+    rotation = geometry["R"].reshape(-1, 3, 3).astype(np.float64)
+    offset = points[:, None] - geometry["t"].astype(np.float64)
+    local = np.einsum("vji,nvj->nvi", rotation, offset)
+    pixel = np.einsum("vij,nvj->nvi", geometry["K"].reshape(-1, 3, 3).astype(np.float64), local)
+    depth = local[..., 2:]
+    inside = (pixel[..., :2] >= 0) & (pixel[..., :2] < np.array(image_size) * depth)
+    return inside.all(-1) & (depth[..., 0] > 0)
 
 
 def geometry_features(

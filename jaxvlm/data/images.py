@@ -31,8 +31,7 @@ def load_image(path: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
       UserError: a file that is no image or is cut off.
     """
-    with _open(path) as file:
-        image = upright_rgb(file)
+    image = open_image(path)
     resized = resized_size(*image.size, size)
     if resized != image.size:
         image = image.resize(resized, Image.Resampling.BICUBIC)
@@ -40,6 +39,16 @@ def load_image(path: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
     if resized != (size, size):
         image = image.crop((left, top, left + size, top + size))
     return np.asarray(image)
+
+
+def open_image(path: str) -> Image.Image:
+    """A whole image, upright and in RGB.
+
+    Raises:
+      UserError: a file that is no image or is cut off.
+    """
+    with _open(path) as file:
+        return upright_rgb(file)
 
 
 def check_image(path: str) -> tuple[int, int]:

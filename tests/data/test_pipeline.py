@@ -168,8 +168,7 @@ def test_view_dropout_differs_from_epoch_to_epoch_and_spares_an_actions_frame(
     lines = [absolute(json.loads(x), scenes_file) for x in scenes_file.read_text().splitlines()]
     line = next(line for line in lines if len(line["images"]) == 3)
     if is_action:
-        box = {"center": [2, 3, 1], "normal": [0, 1, 0], "extent": [1, 1, 1]}
-        line["action_json"] = {"action": "place_anchor", "scene": line["scene_id"], **box}
+        line["action_json"] = {"action": "look"}
     rows = training_rows(small(written(tmp_path / "one.jsonl", [line]), view_dropout=0.6), 40)
     assert rows.plan.rows_in_epoch(0) == 1
     kept = {tuple(rows.plan.row(row)[0].views) for row in range(40)}

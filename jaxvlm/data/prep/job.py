@@ -1,0 +1,250 @@
+"""A preparation: many scenes to one record file, in parallel, continued where it stopped.
+
+Every scene's records are a part of their own under `<output>.parts/` until all are there; then they
+are joined, in the scenes' order. Beside the output, `<output>.meta` tells what it was made from.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxvlm.console import progress
+from jaxvlm.data.record import Record, record_entry
+from jaxvlm.data.records import record_writer
+from jaxvlm.errors import UserError
+from jaxvlm.files import write_text
+
+# Raised whenever the same input and settings would make other records.
+VERSION = 1
+# Of the table of chosen views; positions in metres in the record's frame.
+VIEW_COLUMNS = ("scene", "view", "image", "x", "y", "z")
+
+
+@dataclasses.dataclass
+class Part:
+    """What was made of one scene.
+
+    Attributes:
+      records: its records.
+      counts: what is worth adding up over scenes ("frames without a pose", say).
+      notes: sentences for the user.
+      views: rows of the table of views, see `VIEW_COLUMNS`.
+    """
+
+    records: list[Record] = dataclasses.field(default_factory=list)
+    counts: Counter = dataclasses.field(default_factory=Counter)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    views: list[tuple] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A preparation.
+
+    Attributes:
+      output: the record file.
+      settings: everything that decides what the records are, as JSON; another value of it makes
+        another file.
+      scenes: names of the scenes, in the order of their records.
+      work: makes the part of a scene; called in other processes.
+      view_table: where a table of the chosen views is written (CSV), or None.
+    """
+
+    output: Path
+    settings: dict
+    scenes: Sequence[str]
+    work: Callable[[str], Part]
+    view_table: Path | None = None
+
+    def run(self, workers: int, overwrite: bool) -> None:
+        """Makes the file, or says that it is there.
+
+        Raises:
+          UserError: a file of other settings or of unknown origin stands at the output, another
+            run writes it, or a scene's data is wrong. Finished scenes are kept.
+        """
+        if workers < 1:
+            raise UserError(f"--workers {workers}: expected at least 1")
+        if not self.scenes:
+            raise UserError(f"{self.output}: there is no scene to make records of")
+        try:
+            self._parts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output {self.output} cannot be written: {error}") from None
+        with self._alone():
+            if self._claim(overwrite):
+                self._make(workers)
+                shutil.rmtree(self._parts)
+            else:
+                shutil.rmtree(self._parts)
+                print(f"{self.output}: up to date")
+
+    @property
+    def _parts(self) -> Path:
+        return self.output.with_name(self.output.name + ".parts")
+
+    @property
+    def _meta(self) -> Path:
+        return self.output.with_name(self.output.name + ".meta")
+
+    @property
+    def _identity(self) -> dict:
+        settings = json.loads(json.dumps(self.settings, default=str))
+        return {"version": VERSION, "settings": settings, "scenes": len(self.scenes)}
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with (self._parts / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another run is making {self.output}; wait for it") from None
+            yield
+
+    def _claim(self, overwrite: bool) -> bool:
+        """False where the output stands already; parts of other settings are removed."""
+        meta = _read(self._meta)
+        if self.output.exists() and not overwrite:
+            if meta is None:
+                raise UserError(
+                    f"{self.output} exists and was not made by this command; name another "
+                    "--output, or pass --overwrite to replace it"
+                )
+            known = {key: meta.get(key) for key in self._identity}
+            if known == self._identity and meta.get("bytes") == self.output.stat().st_size:
+                return False
+            raise UserError(
+                f"{self.output} was made otherwise ({_difference(known, self._identity)}); name "
+                "another --output, or pass --overwrite to replace it"
+            )
+        begun = self._parts / "identity.json"
+        if _read(begun) != self._identity:
+            for path in self._parts.glob("*.json"):
+                path.unlink()
+            write_text(begun, json.dumps(self._identity))
+        return True
+
+    def _make(self, workers: int) -> None:
+        missing = [scene for scene in self.scenes if not self._part(scene).exists()]
+        done = len(self.scenes) - len(missing)
+        if done:
+            print(f"{self.output}: {done:,} of {len(self.scenes):,} scenes are there, going on")
+        with progress("scenes", len(self.scenes), done) as advance:
+            for scene, part in _parts_of(self.work, missing, min(workers, len(missing) or 1)):
+                write_text(self._part(scene), json.dumps(part))
+                advance()
+        self._join()
+
+    def _part(self, scene: str) -> Path:
+        # A scene's name may be a path, or as long as no file's name may be.
+        name = hashlib.sha256(scene.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+        return self._parts / f"part-{name}.json"
+
+    def _join(self) -> None:
+        counts, notes, views, records = Counter(), [], [], 0
+        with record_writer(self.output) as write:
+            for scene in self.scenes:
+                part = json.loads(self._part(scene).read_text(encoding="utf-8"))
+                for entry in part["records"]:
+                    write(entry)
+                records += len(part["records"])
+                counts.update(part["counts"])
+                notes += part["notes"]
+                views += part["views"]
+        if not records:
+            self.output.unlink()
+            raise UserError(
+                f"{self.output}: no record could be made of {len(self.scenes)} scene(s)"
+                + "".join(f"\n  {note}" for note in notes)
+                + "".join(f"\n  {count:,} {name}" for name, count in counts.items())
+            )
+        if self.view_table is not None:
+            lines = [",".join(map(str, row)) for row in (VIEW_COLUMNS, *views)]
+            write_text(self.view_table, "\n".join(lines) + "\n")
+        meta = {
+            **self._identity,
+            "bytes": self.output.stat().st_size,
+            "records": records,
+            "counts": dict(counts),
+            "notes": notes,
+        }
+        write_text(self._meta, json.dumps(meta, indent=2) + "\n")
+        print(f"{self.output}: {records:,} records of {len(self.scenes):,} scenes")
+        for name, count in counts.items():
+            print(f"  {count:,} {name}")
+        for note in notes:
+            print(f"  {note}")
+
+
+def _parts_of(
+    work: Callable[[str], Part], scenes: list[str], workers: int
+) -> Iterator[tuple[str, dict]]:
+    """(scene, part as JSON) of each scene, as they are finished."""
+    if workers == 1:
+        yield from (_make(work, scene) for scene in scenes)
+        return
+    # The work may hold every question of a data set: it is sent once a process, not once a scene.
+    with multiprocessing.get_context("spawn").Pool(workers, _start, (work,)) as pool:
+        yield from pool.imap_unordered(_make_here, scenes)
+
+
+def _make(work: Callable[[str], Part], scene: str) -> tuple[str, dict]:
+    part = work(scene)
+    entries = [record_entry(record) for record in part.records]
+    made = {"records": entries, "counts": part.counts, "notes": part.notes, "views": part.views}
+    return scene, made
+
+
+def _start(work: Callable[[str], Part]) -> None:
+    global _work
+    _work = work
+
+
+def _make_here(scene: str) -> tuple[str, dict]:
+    return _make(_work, scene)
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _difference(before: dict, now: dict) -> str:
+    """What settings changed, in words."""
+    if before["version"] != now["version"]:
+        return "by another version of jaxvlm"
+    old, new = before["settings"] or {}, now["settings"]
+    changed = [name for name in new if old.get(name) != new[name]]
+    words = [f"{name} {old.get(name)!r}, now {new[name]!r}" for name in changed[:3]]
+    return "; ".join(words) or "it was changed afterwards, or has other scenes"
+
+
+def file_hash(path: Path) -> str:
+    """The first 16 digits of a file's SHA-256: which file a record file was made from.
+
+    Raises:
+      UserError: the file does not exist or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; check the path") from None
+
+
+def scene_rng(seed: int, scene: str) -> np.random.Generator:
+    """A generator for one scene, whichever process makes it and in whatever order."""
+    digest = hashlib.sha256(scene.encode("utf-8", "surrogateescape")).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])

@@ -1,0 +1,127 @@
+"""Planes and cameras metadata: `<scene>/annotations/planes.json` with `<scene>/cameras.json`.
+
+Planes are `{label, center, normal, extent}`, cameras `{rgb_path, pose, intrinsics, depth_hist}`:
+camera-to-world poses (16 numbers, row-major), K in pixels (9 numbers), metres, z up.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxvlm.data.boxes import SURFACE_DEPTH, Box, upright_axes
+from jaxvlm.data.prep.scan import Frame, image_size
+from jaxvlm.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanesScene:
+    """Surfaces and the images that show them.
+
+    Attributes:
+      boxes: the planes.
+      frames: the cameras.
+      depths: depth histogram of each frame, by its image; empty where the file has none.
+    """
+
+    boxes: list[Box]
+    frames: list[Frame]
+    depths: dict[Path, Float[np.ndarray, "16"]]
+
+
+def find_planes(root: Path) -> list[Path]:
+    """Scene folders below `root`, or `root` itself."""
+    if (root / "annotations" / "planes.json").is_file():
+        return [root]
+    return sorted(path.parent.parent for path in root.glob("*/annotations/planes.json"))
+
+
+def read_planes(folder: Path) -> PlanesScene:
+    """Reads a scene.
+
+    Raises:
+      UserError: a missing file, or the entry and field that is wrong.
+    """
+    planes_path, cameras_path = folder / "annotations" / "planes.json", folder / "cameras.json"
+    boxes = [
+        _plane(entry, f"{planes_path}: item {number}", number)
+        for number, entry in enumerate(_list(planes_path))
+    ]
+    frames, depths = [], {}
+    for number, entry in enumerate(_list(cameras_path)):
+        where = f"{cameras_path}: item {number}"
+        frame, depth = _camera(entry, folder, where)
+        frames.append(frame)
+        if depth is not None:
+            depths[frame.image] = depth
+    if not frames:
+        raise UserError(f"{cameras_path}: the file holds no cameras")
+    return PlanesScene(boxes, frames, depths if len(depths) == len(frames) else {})
+
+
+def _list(path: Path) -> list:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no UTF-8 text") from None
+    if not isinstance(found, list):
+        raise UserError(f"{path}: expected a list, found {type(found).__name__}")
+    return found
+
+
+def _plane(entry: object, where: str, number: int) -> Box:
+    label = entry.get("label") if isinstance(entry, dict) else None
+    if not isinstance(label, str) or not label:
+        raise UserError(f"{where}: needs a text 'label'")
+    centre = _numbers(entry, "center", (3,), where)
+    normal = _numbers(entry, "normal", (3,), where)
+    extent = _numbers(entry, "extent", (2, 3), where)
+    if np.linalg.norm(normal) < 1e-6:
+        raise UserError(f"{where}: 'normal' has no direction")
+    if extent.min() < 0 or extent[:2].min() <= 0:
+        raise UserError(f"{where}: 'extent' must be positive metres, found {extent.tolist()}")
+    # A plane is flat; an anchor is a box.
+    depth = max(extent[2], SURFACE_DEPTH) if len(extent) == 3 else SURFACE_DEPTH
+    size = np.array([*extent[:2], depth])
+    category = label.replace("_", " ")
+    return Box(f"{label}-{number}", "plane", category, centre, upright_axes(normal), size)
+
+
+def _camera(entry: object, folder: Path, where: str) -> tuple[Frame, np.ndarray | None]:
+    path = entry.get("rgb_path") if isinstance(entry, dict) else None
+    if not isinstance(path, str) or not path:
+        raise UserError(f"{where}: needs a text 'rgb_path'")
+    image = next((p for p in (folder / path, Path(path)) if p.is_file()), None)
+    if image is None:
+        raise UserError(f"{where}: the image {path!r} does not exist in {folder} nor here")
+    pose = _numbers(entry, "pose", (16,), where).reshape(4, 4)
+    if np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() > 1e-2:
+        raise UserError(f"{where}: the upper left 3 x 3 of 'pose' is no rotation")
+    intrinsics = _numbers(entry, "intrinsics", (9,), where).reshape(3, 3)
+    if min(intrinsics[0, 0], intrinsics[1, 1]) <= 0:
+        raise UserError(f"{where}: 'intrinsics' must be K in pixels, row-major")
+    depth = None
+    if entry.get("depth_hist") is not None:
+        depth = _numbers(entry, "depth_hist", (16,), where)
+        if depth.min() < 0 or abs(depth.sum() - 1) > 1e-2:
+            raise UserError(
+                f"{where}: 'depth_hist' adds up to {depth.sum():.4g}; give fractions over 0-10 m"
+            )
+    return Frame(image, None, pose, intrinsics, image_size(image)), depth
+
+
+def _numbers(entry: dict, field: str, counts: tuple[int, ...], where: str) -> np.ndarray:
+    try:
+        values = np.array(entry[field], np.float64).reshape(-1)
+    except (KeyError, TypeError, ValueError):
+        values = np.zeros(0)
+    if len(values) not in counts or not np.isfinite(values).all():
+        expected = " or ".join(map(str, counts))
+        raise UserError(f"{where}: {field!r} must be {expected} finite numbers")
+    return values

@@ -1,0 +1,203 @@
+"""Apple RoomPlan exports: a CapturedRoom or CapturedStructure as JSON.
+
+Metres, y up; a transform is column-major, its columns are width axis, height axis, normal and
+position of the centre. Everything is turned to z up here. Surfaces are given a thickness.
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxvlm.data.boxes import OBJECT, SURFACE_DEPTH, Box, upright_axes
+from jaxvlm.data.frames import Y_UP_TO_Z_UP
+from jaxvlm.errors import UserError
+
+_SURFACES = {"walls": "wall", "doors": "door", "windows": "window", "openings": "opening"}
+_WORDS = {
+    "washerDryer": "washing machine",
+    "storage": "storage unit",
+    "television": "TV",
+    # Apple's name for a fireplace's whole body.
+    "fireplace": "fireplace",
+}
+# Phrases for attributes whose words do not stand before the category.
+_PHRASES = {
+    ("ChairArmType", "existing"): "{} with armrests",
+    ("ChairArmType", "missing"): "{} without armrests",
+    ("ChairBackType", "existing"): "{} with a backrest",
+    ("ChairBackType", "missing"): "{} without a backrest",
+    ("ChairLegType", "star"): "{} on a star-shaped base",
+    ("ChairLegType", "four"): "{} on four legs",
+    ("StorageType", "cabinet"): "cabinet",
+    ("StorageType", "shelf"): "shelf",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RoomPlanScene:
+    """What an export holds; metres, z up.
+
+    Attributes:
+      boxes: walls, doors, windows, openings, objects, in this order.
+      floors: corners of each floor.
+      notes: what was simplified.
+    """
+
+    boxes: list[Box]
+    floors: list[Float[np.ndarray, "N 3"]]
+    notes: list[str]
+
+
+def read_roomplan(path: Path) -> RoomPlanScene:
+    """Reads an export.
+
+    Raises:
+      UserError: another kind of file, or an element with an impossible field, by its place.
+    """
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no UTF-8 text; export the room as JSON") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from None
+    if not is_roomplan(whole):
+        raise UserError(
+            f"{path}: expected a RoomPlan export, an object with lists 'walls' and 'objects'"
+        )
+    boxes, floors, notes = [], [], []
+    for room in _rooms(whole):
+        for field, group in _SURFACES.items():
+            for number, entry in enumerate(room.get(field) or ()):
+                boxes.append(_surface(entry, group, f"{path}: {field}[{number}]", notes))
+        for number, entry in enumerate(room.get("objects") or ()):
+            boxes.append(_object(entry, f"{path}: objects[{number}]"))
+        for number, entry in enumerate(room.get("floors") or ()):
+            floors.append(_floor(entry, f"{path}: floors[{number}]"))
+    # Surfaces of a structure's rooms stand in the structure, too.
+    boxes = list({box.name: box for box in boxes}.values())
+    order = [*_SURFACES.values(), OBJECT]
+    boxes.sort(key=lambda box: order.index(box.group))
+    return RoomPlanScene(boxes, floors, notes)
+
+
+def is_roomplan(whole: object) -> bool:
+    """Whether a decoded JSON file is such an export."""
+    return isinstance(whole, dict) and (
+        isinstance(whole.get("walls"), list) or isinstance(whole.get("rooms"), list)
+    )
+
+
+def _rooms(whole: dict) -> list[dict]:
+    """The structure itself where it has walls, else its rooms."""
+    if whole.get("walls"):
+        return [whole]
+    return [room for room in whole.get("rooms") or [whole] if isinstance(room, dict)]
+
+
+def _surface(entry: object, group: str, where: str, notes: list[str]) -> Box:
+    matrix, (width, height, _) = _placed(entry, where, flat=True)
+    if entry.get("curve"):
+        notes.append(f"{where}: a curved {group} is taken as the flat box around it")
+    category = entry.get("category")
+    state = category.get("door") if group == "door" and isinstance(category, dict) else None
+    is_open = bool(isinstance(state, dict) and state.get("isOpen"))
+    attributes = ()
+    if isinstance(state, dict) and "isOpen" in state:
+        attributes = ("open {}" if is_open else "closed {}",)
+    return Box(
+        name=_name(entry, where),
+        group=group,
+        category=group,
+        centre=matrix[:3, 3],
+        axes=upright_axes(matrix[:3, 2]),
+        size=np.array([width, height, SURFACE_DEPTH]),
+        attributes=attributes,
+        parent=entry.get("parentIdentifier"),
+        open=is_open,
+    )
+
+
+def _object(entry: object, where: str) -> Box:
+    matrix, size = _placed(entry, where, flat=False)
+    category = entry.get("category")
+    word = next(iter(category), None) if isinstance(category, dict) else category
+    if not isinstance(word, str):
+        raise UserError(f"{where}: 'category' must name a category, found {category!r}")
+    return Box(
+        name=_name(entry, where),
+        group=OBJECT,
+        category=_WORDS.get(word, _words(word)),
+        centre=matrix[:3, 3],
+        axes=upright_axes(matrix[:3, 2]),
+        size=size,
+        attributes=_attributes(entry.get("attributes")),
+        parent=entry.get("parentIdentifier"),
+    )
+
+
+def _attributes(found: object) -> tuple[str, ...]:
+    if not isinstance(found, dict):
+        return ()
+    return tuple(
+        _PHRASES.get((name, value), f"{_words(value)} {{}}")
+        for name, value in sorted(found.items())
+        if isinstance(value, str) and value != "unidentified"
+    )
+
+
+def _words(name: str) -> str:
+    """A name in camel case as words."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+
+
+def _floor(entry: object, where: str) -> np.ndarray:
+    matrix, (width, height, _) = _placed(entry, where, flat=True)
+    corners = entry.get("polygonCorners") or []
+    try:
+        local = np.array(corners, np.float64).reshape(-1, 3)
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: 'polygonCorners' must be a list of [x, y, z]") from None
+    if len(local) < 3:
+        local = np.array([(-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)], np.float64)
+        local *= (width / 2, height / 2, 0)
+    return local @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def _name(entry: dict, where: str) -> str:
+    name = entry.get("identifier")
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{where}: needs a text 'identifier', found {name!r}")
+    return name
+
+
+def _placed(entry: object, where: str, flat: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The pose in the z-up world and the size of an element."""
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: expected an object, found {type(entry).__name__}")
+    try:
+        matrix = np.array(entry["transform"], np.float64).reshape(4, 4).T
+    except (KeyError, TypeError, ValueError):
+        matrix = np.full((4, 4), np.nan)
+    if not np.isfinite(matrix).all():
+        raise UserError(f"{where}: 'transform' must be 16 finite numbers, column-major")
+    rotation = matrix[:3, :3]
+    if np.abs(rotation.T @ rotation - np.eye(3)).max() > 1e-2:
+        raise UserError(f"{where}: the first three columns of 'transform' are no rotation")
+    try:
+        size = np.array(entry["dimensions"], np.float64).reshape(3)
+    except (KeyError, TypeError, ValueError):
+        size = np.full(3, np.nan)
+    if not np.isfinite(size).all() or size[: 2 if flat else 3].min() <= 0:
+        raise UserError(
+            f"{where}: 'dimensions' must be [width, height, depth] in positive metres, found "
+            f"{entry.get('dimensions')!r}"
+        )
+    matrix = matrix.copy()
+    matrix[:3] = Y_UP_TO_Z_UP @ matrix[:3]
+    return matrix, size

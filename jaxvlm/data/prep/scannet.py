@@ -1,0 +1,145 @@
+"""A ScanNet export: `color/N.jpg`, `depth/N.png`, `pose/N.txt`, `intrinsic/…`, `<scene>.txt`.
+
+Poses are camera-to-world and are multiplied by the scene's `axisAlignment`, so that z is up and the
+walls follow the axes, as in the meshes and boxes that others publish.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxvlm.data.prep.scan import Frame, image_size, read_numbers
+from jaxvlm.errors import UserError
+
+_IMAGES = (".jpg", ".jpeg", ".png")
+# How far the principal point may lie from an image's middle, as a fraction of the image.
+_OFF_CENTRE = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanNetScene:
+    """The frames of a scene that have a pose.
+
+    Attributes:
+      frames: in the order of their numbers.
+      lost: frames whose pose holds inf or NaN.
+    """
+
+    frames: list[Frame]
+    lost: int
+
+
+def find_scene(root: Path, scene_id: str) -> Path | None:
+    """The folder of a scene: `root/<scene>`, or below `scans`, `scans_test`, `posed_images`."""
+    folders = (root, *(root / name for name in ("scans", "scans_test", "posed_images")))
+    return next((f / scene_id for f in folders if (f / scene_id).is_dir()), None)
+
+
+def read_scene(folder: Path, with_depth: bool) -> ScanNetScene:
+    """Reads poses and intrinsics; images are only found, not decoded.
+
+    Args:
+      folder: of the scene.
+      with_depth: every frame must have a depth image.
+
+    Raises:
+      UserError: naming the missing or wrong file.
+    """
+    images = _numbered(folder / "color", _IMAGES)
+    if not images:
+        raise UserError(
+            f"{folder / 'color'} holds no images N.jpg; export the scene with ScanNet's SensReader "
+            "(--export_color_images --export_depth_images --export_poses --export_intrinsics)"
+        )
+    depths = _numbered(folder / "depth", (".png",)) if with_depth else {}
+    info = read_info(folder)
+    first = next(iter(images.values()))
+    size = image_size(first)
+    intrinsics = _intrinsics(folder, size, info, first)
+    alignment = axis_alignment(folder, info)
+    frames, lost = [], 0
+    for number, image in images.items():
+        pose = _pose(folder / "pose" / f"{number}.txt")
+        if pose is None:
+            lost += 1
+            continue
+        if with_depth and number not in depths:
+            raise UserError(
+                f"{folder / 'depth' / f'{number}.png'} is missing; export depth images, or pass "
+                "--no-depth"
+            )
+        frames.append(Frame(image, depths.get(number), alignment @ pose, intrinsics, size))
+    return ScanNetScene(frames, lost)
+
+
+def read_info(folder: Path) -> dict[str, str]:
+    """The lines `name = value` of `<scene>.txt`; empty without that file."""
+    path = folder / f"{folder.name}.txt"
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    pairs = (line.split("=", 1) for line in lines if "=" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def axis_alignment(folder: Path, info: dict[str, str]) -> Float[np.ndarray, "4 4"]:
+    """The matrix that levels the scene; the identity where `<scene>.txt` has none (test scans)."""
+    text = info.get("axisAlignment")
+    if text is None:
+        return np.eye(4)
+    try:
+        matrix = np.array([float(word) for word in text.split()]).reshape(4, 4)
+    except ValueError:
+        matrix = np.full((4, 4), np.nan)
+    if not np.isfinite(matrix).all():
+        raise UserError(
+            f"{folder / folder.name}.txt: axisAlignment must be 16 numbers, found {text!r}"
+        )
+    return matrix
+
+
+def _numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Files named by numbers (SensReader writes 12.jpg, others 000012.jpg), in order."""
+    if not folder.is_dir():
+        return {}
+    files = (path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    numbered = {path.stem: path for path in files if path.stem.isdecimal()}
+    return dict(sorted(numbered.items(), key=lambda item: int(item[0])))
+
+
+def _pose(path: Path) -> Float[np.ndarray, "4 4"] | None:
+    """A pose, or None where tracking was lost."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; export the poses (--export_poses)")
+    pose = np.array(read_numbers(path, 16)).reshape(4, 4)
+    if not np.isfinite(pose).all():
+        return None
+    off = np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max()
+    if off > 1e-2:
+        raise UserError(f"{path}: the upper left 3 x 3 is no rotation (off by {off:.2g})")
+    return pose
+
+
+def _intrinsics(
+    folder: Path, size: tuple[int, int], info: dict[str, str], image: Path
+) -> Float[np.ndarray, "3 3"]:
+    """The colour camera's K in pixels of the exported images."""
+    path = folder / "intrinsic" / "intrinsic_color.txt"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; export the intrinsics (--export_intrinsics)")
+    k = np.array(read_numbers(path, 16)).reshape(4, 4)[:3, :3]
+    original = [info.get(name, "") for name in ("colorWidth", "colorHeight")]
+    if all(text.isdecimal() and int(text) for text in original):
+        # Images that were exported smaller.
+        k[0] *= size[0] / int(original[0])
+        k[1] *= size[1] / int(original[1])
+    off = np.abs(k[:2, 2] / np.array(size) - 0.5)
+    if not np.isfinite(k).all() or off.max() > _OFF_CENTRE:
+        raise UserError(
+            f"{path}: the centre {k[0, 2]:g} x {k[1, 2]:g} does not fit {image}, which has "
+            f"{size[0]} x {size[1]} pixels; were the images exported in another size? Then "
+            f"{folder.name}.txt must have colorWidth and colorHeight"
+        )
+    return k
