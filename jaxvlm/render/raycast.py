@@ -9,7 +9,7 @@ from jaxvlm.render.mesh import Mesh
 
 CEILING_RGB = np.float32((0.93, 0.93, 0.92))
 SURFACE_OFFSET = 1e-3
-ONE_SIDED_LAYERS = 4
+ONE_SIDED_LAYERS = 12
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,20 @@ def script(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """How the work is done; it decides nothing about the result but the seed."""
+    """The seed, and how the work is done."""
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+    add_work(parser, "replace what --output holds")
+
+
+def add_work(parser: argparse.ArgumentParser, overwrite: str) -> None:
+    """How the work is done; it decides nothing about the result."""
     parser.add_argument(
         "--workers",
         type=int,
         default=len(os.sched_getaffinity(0)),
         help="processes (default: as many as there are cores)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what --output holds")
+    parser.add_argument("--overwrite", action="store_true", help=overwrite)
 
 
 def add_views(parser: argparse.ArgumentParser, num_views: int) -> None:
