@@ -1,6 +1,7 @@
 """Images: decode, resize and crop to a square of the model's size."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -94,8 +95,10 @@ def _open(path: str) -> Iterator[Image.Image]:
                 raise ValueError(f"its pixels are numbers of mode {file.mode!r}, not colours")
             yield file
     except Image.DecompressionBombError as error:
-        size = [int(n) for n in str(error).split() if n.isdigit()] or [0]
-        text = f"it has {size[0]:,} pixels, more than {_MOST_PIXELS:,}; make it smaller"
+        # Pillow refuses what is twice too large before its size can be asked for.
+        found = re.search(r"\d+", str(error))
+        size = f"{int(found.group()):,} pixels" if found else "too many pixels"
+        text = f"it has {size}, more than {_MOST_PIXELS:,}; make it smaller"
         raise UserError(f"the image {path!r} cannot be read: {text}") from None
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"the image {path!r} cannot be read: {error}") from None

@@ -1,0 +1,232 @@
+"""The audit: what it counts, what it mends, and what it keeps for the next start."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+from scans import SCRIPTS, read_lines, run_script
+
+from jaxvlm.data.audit import audit_file, check_shared_scenes
+from jaxvlm.data.checks import CHECKS, other_scene
+from jaxvlm.data.mend import mend
+from jaxvlm.data.records import RecordFile
+from jaxvlm.data.sources import load_sources
+from jaxvlm.data.verdicts import verdict
+from jaxvlm.errors import UserError
+
+GOOD = {"images": ["a.png"], "question": "What is it?", "answer": "chair", "scene_id": "s"}
+
+
+def write(path, *entries):
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    return tmp_path
+
+
+def audit(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, SCRIPTS / "audit_data.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_originals_test_split(shared, tmp_path):
+    source = shared / "samples" / "original" / "sqa3d_test_split.jsonl"
+    done = audit(source, "--no-images", "--json", "--fix", tmp_path / "fixed.jsonl")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert report["rows"] == 3664 and report["distinct_question_ids"] == 3169
+    assert report["checks"]["image-scene-mismatch"] == 483
+    assert report["checks"]["duplicate-row"] == 495
+    assert set(report["checks"]) == set(CHECKS)
+    assert "483: image-scene-mismatch" in done.stderr
+    again = audit(tmp_path / "fixed.jsonl", "--no-images", "--json")
+    assert again.returncode == 0
+    report = json.loads(again.stdout)
+    assert not any(report["checks"].values())
+    # Of rows that say the same, the one with the right room was kept: no question is lost.
+    assert report["rows"] == report["distinct_question_ids"] == 3169
+
+
+@pytest.mark.parametrize(
+    ("image", "scene", "other"),
+    [
+        ("data/SQA3D/bird/scene0630_00_bird.png", "scene0630_00", None),
+        ("data/SQA3D/bird/scene0361_00_bird.png", "scene0630_00", "scene0361_00"),
+        # Two scans of one room are two scenes.
+        ("scans/scene0000_01/color/0.jpg", "scene0000_00", "scene0000_01"),
+        ("scene0001_00/copied/scene0002_00/color/0.jpg", "scene0002_00", None),
+        ("ARKit/Training/47333462/lowres_wide/47333462_57.1.png", "47333462", None),
+        ("ARKit/Training/47333463/lowres_wide/47333463_57.1.png", "47333462", "47333463"),
+        ("rooms/kitchen/0.jpg", "kitchen", None),
+        ("rooms/bath/0.jpg", "kitchen", "bath"),
+        ("rooms/bath_top.jpg", "kitchen", "bath"),
+        # A folder that is no scene's name says nothing.
+        ("rooms/photos/0.jpg", "kitchen", None),
+        ("photo.jpg", "", None),
+    ],
+)
+def test_the_scene_that_an_image_names(image, scene, other):
+    assert other_scene(image, scene, {"kitchen", "bath"}) == other
+
+
+def test_a_duplicate_with_an_id_of_its_own_is_a_warning(folder):
+    path = write(
+        folder / "r.jsonl",
+        {**GOOD, "question_id": "1"},
+        {**GOOD, "question_id": "2"},
+        {**GOOD, "question_id": "1"},
+        {**GOOD, "question_id": "1", "question": "And now?"},
+    )
+    findings = audit_file(RecordFile(path), [], True)
+    levels = {i: [(p.check, p.level) for p in found] for i, found in findings.problems.items()}
+    assert levels == {
+        1: [("duplicate-row", "warning")],
+        2: [("duplicate-row", "error")],
+        3: [("duplicate-question-id", "warning")],
+    }
+
+
+def test_a_file_without_answers_is_one_to_predict(folder):
+    plain = {**GOOD, "answer": ""}
+    path = write(folder / "a.jsonl", plain, {**plain, "question": "Why?"})
+    assert not audit_file(RecordFile(path), [], True).bad()
+    path = write(folder / "b.jsonl", plain, {**GOOD, "question": "Why?"})
+    assert audit_file(RecordFile(path), [], True).bad().keys() == {0}
+
+
+def test_scenes_that_train_and_test_share(folder):
+    write(folder / "my_train.jsonl", GOOD, {**GOOD, "scene_id": "t"})
+    write(folder / "my_test.jsonl", {**GOOD, "scene_id": "u"}, {**GOOD, "scene_id": "t"})
+    done = audit(folder / "my_*.jsonl", "--no-images", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["checks"]["scene-in-both"] == 1
+    train, test = (
+        audit_file(RecordFile(folder / f"my_{n}.jsonl"), [], False) for n in ("train", "test")
+    )
+    check_shared_scenes([train], [test])
+    (problem,) = test.problems[1]
+    assert "my_test.jsonl:2: the scene 't' is in" in problem.message
+
+
+def posed(**parts) -> dict:
+    token = {"R": [[1.0, 0, 0, 0, 1, 0, 0, 0, 1]], "t": [[0, 0, 1]], **parts}
+    return {**GOOD, "geom_token": token, "image_size": [40, 40]}
+
+
+def test_what_can_be_repaired_is_and_the_rest_is_left_out(folder):
+    almost = np.eye(3) + 0.02 * np.arange(9).reshape(3, 3) / 9
+    entries = [
+        {**posed(R=[almost.ravel().tolist()]), "mine": 1},
+        {**posed(depth_hist=[[2.0] * 4 + [0] * 12]), "question": "B?"},
+        {**posed(R=[[0] * 9]), "question": "C?"},
+        {**GOOD, "question": "D?", "images": ["gone.png"]},
+        {**GOOD, "question": "E?"},
+        {**GOOD, "question": "E?"},
+        {**GOOD, "question": "F?", "answers": "chair"},
+    ]
+    findings = audit_file(RecordFile(write(folder / "r.jsonl", *entries)), [], True)
+    written, repaired, dropped = mend(findings, folder / "fixed.jsonl")
+    assert written == 3
+    assert repaired == Counter({"pose-not-orthonormal": 1, "depth-histogram": 1})
+    assert dropped == Counter(
+        {"pose-not-orthonormal": 1, "image-missing": 1, "duplicate-row": 1, "schema": 1}
+    )
+    lines = read_lines(folder / "fixed.jsonl")
+    assert [line["question"] for line in lines] == ["What is it?", "B?", "E?"]
+    assert lines[0]["mine"] == 1
+    rotation = np.reshape(lines[0]["geom_token"]["R"], (3, 3))
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-5)
+    assert lines[1]["geom_token"]["depth_hist"] == [[0.25] * 4 + [0.0] * 12]
+    assert audit_file(RecordFile(folder / "fixed.jsonl"), [], True).problems == {}
+
+
+def test_windows_files_are_mended_too(folder):
+    content = b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n"
+    (folder / "r.jsonl").write_bytes(content)
+    findings = audit_file(RecordFile(folder / "r.jsonl"), [], True)
+    assert findings.counts() == {"byte-order-mark": 1, "windows-line-ends": 1}
+    mend(findings, folder / "fixed.jsonl")
+    assert audit_file(RecordFile(folder / "fixed.jsonl"), [], True).problems == {}
+
+
+def test_fixing_never_overwrites_what_it_reads(folder):
+    path = write(folder / "r.jsonl", GOOD)
+    with pytest.raises(UserError, match=r"--fix .* would overwrite"):
+        run_script("audit_data", path, "--fix", path, "--overwrite")
+    write(folder / "there.jsonl", GOOD)
+    with pytest.raises(UserError, match=r"there\.jsonl exists; name another"):
+        run_script("audit_data", path, "--fix", folder / "there.jsonl")
+    run_script("audit_data", path, folder / "there.jsonl", "--fix", folder / "out")
+    assert {p.name for p in (folder / "out").iterdir()} == {"r.jsonl", "there.jsonl"}
+
+
+def test_the_table_names_checks_and_places(folder):
+    path = write(folder / "r.jsonl", {**GOOD, "images": ["b.png"]}, GOOD)
+    done = audit(path)
+    assert done.returncode == 1 and "image-missing" in done.stdout
+    assert "r.jsonl:1: the image 'b.png'" in " ".join(done.stdout.split())
+    fine = audit(write(folder / "g.jsonl", GOOD))
+    assert fine.returncode == 0 and "nothing wrong" in fine.stdout
+    nowhere = audit(folder / "x.jsonl")
+    assert nowhere.returncode == 2 and "does not exist" in nowhere.stderr
+
+
+def load(folder, policy="error"):
+    return load_sources([{"path": str(folder / "r.jsonl")}], [], policy)[0]
+
+
+def test_training_stops_at_a_bad_record_or_leaves_it_out(folder, capsys):
+    write(folder / "r.jsonl", GOOD, {**GOOD, "question": "B?", "images": ["b.png"]}, {"images": 1})
+    with pytest.raises(UserError, match=r"r\.jsonl:2: the image .* \(1 more such .*audit_data\.py"):
+        load(folder)
+    source = load(folder, "skip")
+    assert [record.question for record in source.records] == ["What is it?"]
+    assert "left out 2 of 3 records (image-missing 1, schema 1)" in capsys.readouterr().err
+
+
+def test_the_verdict_is_kept_until_the_file_or_an_image_changes(folder, capsys, monkeypatch):
+    write(folder / "r.jsonl", GOOD)
+
+    def looked() -> bool:
+        load(folder)
+        return "checking 1 records" in capsys.readouterr().out
+
+    assert looked() and not looked()
+    write(folder / "r.jsonl", {**GOOD, "answer": "table"})
+    assert looked() and not looked()
+    os.utime(folder / "a.png", (1, 1))
+    assert looked() and not looked()
+    (folder / "a.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(folder)
+    # What is bad is known, too, until it is mended.
+    with pytest.raises(UserError, match="cannot be read"):
+        load(folder)
+    assert "checking" not in capsys.readouterr().out.replace("checking 1 records", "", 1)
+    Image.new("RGB", (40, 40)).save(folder / "a.png")
+    assert looked() and not looked()
+    monkeypatch.setenv("JAXVLM_CACHE", str(folder / "elsewhere"))
+    assert looked() and not looked()
+
+
+def test_a_cache_that_is_damaged_or_cannot_be_written_changes_nothing(folder, monkeypatch, capsys):
+    monkeypatch.setenv("JAXVLM_CACHE", str(folder / "cache"))
+    write(folder / "r.jsonl", GOOD)
+    load(folder)
+    (kept,) = (folder / "cache" / "audit").iterdir()
+    for text in ("", "{", "[]", '{"images": {}, "bad": 3, "warnings": {}, "tasks": {}}'):
+        kept.write_text(text)
+        assert verdict(RecordFile(folder / "r.jsonl"), []).bad == {}
+    (folder / "file").write_text("")
+    monkeypatch.setenv("JAXVLM_CACHE", str(folder / "file"))
+    load(folder)
+    assert "warning: the audit cannot be kept in" in capsys.readouterr().err

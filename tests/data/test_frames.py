@@ -1,0 +1,86 @@
+"""Frames: actions move there and back, and mean the same point to every camera."""
+
+import json
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from jaxvlm.data.frames import Frame, first_camera_frame, move_action, upright
+from jaxvlm.data.geometry import geometry_features
+from jaxvlm.data.record import parse_record
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def rotation(rng) -> np.ndarray:
+    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+    q = q * np.sign(np.diagonal(r))
+    return q * np.sign(np.linalg.det(q))
+
+
+def action(rng, up: str) -> dict:
+    angle = rng.uniform(0, 2 * np.pi)
+    normal = upright(up).T @ np.array([np.cos(angle), np.sin(angle), 0])
+    return {
+        "action": "place_anchor",
+        "scene": "s",
+        "center": rng.normal(size=3).round(3).tolist(),
+        "normal": normal.tolist(),
+        "extent": [1.0, 0.5, 0.25],
+    }
+
+
+@settings(deadline=None)
+@given(SEEDS, st.sampled_from("zy"))
+def test_an_action_goes_there_and_back(seed, up):
+    rng = np.random.default_rng(seed)
+    frame = first_camera_frame(rotation(rng), rng.normal(size=3), up)
+    before = action(rng, up)
+    there = move_action(before, frame)
+    assert there["normal"][2] == pytest.approx(0, abs=1e-4)
+    back = move_action(there, frame.inverse())
+    for name in ("center", "normal"):
+        np.testing.assert_allclose(back[name], before[name], atol=3e-4)
+    assert back["extent"] == before["extent"] and back["scene"] == "s"
+    point = rng.normal(size=3)
+    homogeneous = frame.to_world() @ [*frame.points(point), 1]
+    np.testing.assert_allclose(homogeneous[:3], point, atol=1e-9)
+    again = Frame.from_world(frame.to_world())
+    np.testing.assert_allclose(again.points(point), frame.points(point), atol=1e-9)
+
+
+@settings(deadline=None)
+@given(SEEDS, st.sampled_from("zy"))
+def test_what_is_learnt_is_where_the_geometry_tokens_say(seed, up):
+    """The action's text and the views' features are in one frame, whatever the record's was."""
+    rng = np.random.default_rng(seed)
+    rotations, positions = [rotation(rng) for _ in range(2)], rng.normal(size=(2, 3))
+    entry = {
+        "images": ["a", "b"],
+        "instruction": "Place it.",
+        "action_json": action(rng, up),
+        "geom_token": {"R": [r.ravel().tolist() for r in rotations], "t": positions.tolist()},
+        "up": up,
+    }
+    record = parse_record(entry, "o")
+    features = geometry_features(record, [0, 1], 112)
+    learnt = np.array(json.loads(record.answer)["center"])
+    for view in range(2):
+        in_camera = rotations[view].T @ (np.array(entry["action_json"]["center"]) - positions[view])
+        turn, place = features[view, :9].reshape(3, 3), features[view, 9:12]
+        np.testing.assert_allclose(turn.T @ (learnt - place), in_camera, atol=1e-3)
+    assert record.action == entry["action_json"]
+
+
+def test_the_originals_convention_is_the_numbers_as_recorded():
+    rng = np.random.default_rng(0)
+    token = {
+        name: rng.uniform(1, 2, (2, width)).tolist()
+        for name, width in (("R", 9), ("t", 3), ("K", 9), ("depth_hist", 16))
+    }
+    record = parse_record({"images": ["a", "b"], "question": "q", "geom_token": token}, "o")
+    rows = geometry_features(record, [1], 112, "original")
+    expected = np.concatenate([token[n][1] for n in ("R", "t", "K", "depth_hist")])
+    np.testing.assert_allclose(rows[0], expected, rtol=1e-6)
