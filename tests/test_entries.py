@@ -201,7 +201,11 @@ def test_no_data_at_all_is_an_error(refused, tmp_path):
     [
         (3, '{"images": ["a.png"], "question"', r"bad.jsonl:3: malformed JSON"),
         (2, '{"images": [], "question": "q"}', r"bad.jsonl:2: 'images' must be"),
-        (1, '{"images": ["scene0_0.png"], "question": "q"}', r"bad.jsonl:1: .*needs an 'answer'"),
+        (
+            1,
+            '{"images": ["scene0_0.png"], "question": "q"}',
+            r"bad.jsonl:1: no answer",
+        ),
         (
             4,
             '{"images": ["gone.png"], "question": "q", "answer": "a"}',

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import shutil
 import time
 
@@ -11,6 +12,7 @@ import pytest
 import tiny
 
 from jaxvlm.config import load
+from jaxvlm.data.sources import load_sources
 from jaxvlm.errors import UserError
 from jaxvlm.training import loop
 from jaxvlm.training.checkpoints import Checkpoints, read_meta, restore_params
@@ -227,9 +229,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(records, tmp_
 
 def test_data_that_breaks_off_does_not_lose_the_updates_made(tmp_path):
     records = tiny.write_records(tmp_path)
-    broken = tmp_path / "scene4_1.png"
-    broken.write_bytes(broken.read_bytes()[:100])
     config = tiny.config_for(records, train__max_steps=12, train__save_every=12)
+    load_sources(config.data.train, config.data.image_roots, "error")
+    # Broken after it was looked at, which nothing tells.
+    broken = tmp_path / "scene4_1.png"
+    before, content = broken.stat(), broken.read_bytes()
+    broken.write_bytes(content[:100] + bytes(len(content) - 100))
+    os.utime(broken, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(UserError, match=r"records.jsonl:\d+: the image .*scene4_1.png"):
         loop.train(config, tmp_path)
     made = len(logged(tmp_path))
