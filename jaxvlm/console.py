@@ -39,8 +39,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int, done: int = 0):
-    """A progress bar; yields `advance(n=1)`. In a file it is a line now and then."""
+def progress(title: str, total: int, done: int = 0, *, lines: bool = True):
+    """A progress bar; yields `advance(n=1)`.
+
+    Where the output is no terminal it is a line now and then, or nothing without `lines`.
+    """
     columns = (
         TextColumn(title),
         BarColumn(),
@@ -50,7 +53,7 @@ def progress(title: str, total: int, done: int = 0):
     )
     out = console()
     if not out.is_terminal:
-        yield _Lines(title, total, done)
+        yield _Lines(title, total, done) if lines else lambda n=1: None
         return
     with Progress(*columns, console=out) as bar:
         task = bar.add_task(title, total=total, completed=done)

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from jaxvlm import entry
+from jaxvlm.data.audit.checks import check_record
 from jaxvlm.data.boxes import Box, upright_axes
-from jaxvlm.data.checks import check_record
 from jaxvlm.data.frames import upright
 from jaxvlm.data.geometry import DEPTH_BINS, DEPTH_RANGE
 from jaxvlm.data.images import open_image

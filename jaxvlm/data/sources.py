@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxvlm.data.audit.verdicts import Verdict, verdict
 from jaxvlm.data.record import Record
 from jaxvlm.data.records import RecordFile, open_records
-from jaxvlm.data.verdicts import Verdict, verdict
 from jaxvlm.errors import UserError
 
 FIELDS = ("path", "weight", "task")

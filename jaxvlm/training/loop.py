@@ -167,7 +167,7 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     timer = _Timer(first)
     recent: list[dict[str, jax.Array]] = []
     # Closing the stream ends its worker processes.
-    with contextlib.closing(stream), progress("training", last, first) as advance:
+    with contextlib.closing(stream), progress("training", last, first, lines=False) as advance:
         for step in range(first, last):
             for micro in range(config.train.accumulation):
                 try:

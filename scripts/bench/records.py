@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
-from jaxvlm.data.audit import audit_file
+from jaxvlm.data.audit.files import audit_file
 from jaxvlm.data.record import Record, record_entry
 from jaxvlm.data.records import RecordFile
 

@@ -18,10 +18,10 @@ from rich.table import Table
 
 from jaxvlm import entry
 from jaxvlm.console import console, progress
-from jaxvlm.data.audit import audit_file, check_shared_scenes
-from jaxvlm.data.checks import CHECKS, ERROR
-from jaxvlm.data.findings import Findings
-from jaxvlm.data.mend import mend
+from jaxvlm.data.audit.checks import CHECKS, ERROR
+from jaxvlm.data.audit.files import audit_file, check_shared_scenes
+from jaxvlm.data.audit.findings import Findings
+from jaxvlm.data.audit.mend import mend
 from jaxvlm.data.records import open_records
 from jaxvlm.errors import UserError
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from scans import SCRIPTS, read_lines, run_script
 
-from jaxvlm.data.audit import audit_file, check_shared_scenes
-from jaxvlm.data.checks import CHECKS, other_scene
-from jaxvlm.data.mend import mend
+from jaxvlm.data.audit.checks import CHECKS, other_scene
+from jaxvlm.data.audit.files import audit_file, check_shared_scenes
+from jaxvlm.data.audit.mend import mend
+from jaxvlm.data.audit.verdicts import verdict
 from jaxvlm.data.records import RecordFile
 from jaxvlm.data.sources import load_sources
-from jaxvlm.data.verdicts import verdict
 from jaxvlm.errors import UserError
 
 GOOD = {"images": ["a.png"], "question": "What is it?", "answer": "chair", "scene_id": "s"}

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scans import run_script, write_arkit, write_scannet
 
-from jaxvlm.data.audit import audit_file
+from jaxvlm.data.audit.files import audit_file
 from jaxvlm.data.records import RecordFile, open_records
 from jaxvlm.errors import UserError
 

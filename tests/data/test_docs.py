@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jaxvlm.data.checks import CHECKS
+from jaxvlm.data.audit.checks import CHECKS
 from jaxvlm.data.record import record_entry
 from jaxvlm.data.records import read_records
 

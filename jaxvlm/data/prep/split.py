@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxvlm.data.duplicates import row_key
+from jaxvlm.data.audit.duplicates import row_key
 from jaxvlm.data.record import Record
 from jaxvlm.data.records import RecordFile
 from jaxvlm.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scans import ARKIT_BOX, ARKIT_SIZE, arkit_object, read_lines, run_script, write_arkit
 
-from jaxvlm.data.audit import audit_file
+from jaxvlm.data.audit.files import audit_file
 from jaxvlm.data.boxes import Box
 from jaxvlm.data.frames import Frame, move_action
 from jaxvlm.data.prep.arkit import read_boxes, read_trajectory

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scans import read_lines, run_script
 
-from jaxvlm.data.audit import audit_file
+from jaxvlm.data.audit.files import audit_file
 from jaxvlm.data.boxes import SURFACE_DEPTH
 from jaxvlm.data.frames import Frame, move_action
 from jaxvlm.data.prep.drawn import scene_mesh

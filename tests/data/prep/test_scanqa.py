@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scans import read_lines, run_script, write_scannet
 
-from jaxvlm.data.audit import audit_file
+from jaxvlm.data.audit.files import audit_file
 from jaxvlm.data.geometry import depth_histogram
 from jaxvlm.data.records import RecordFile
 from jaxvlm.errors import UserError

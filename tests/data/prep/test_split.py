@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from scans import read_lines, run_script
 
-from jaxvlm.data.audit import audit_file, check_shared_scenes
+from jaxvlm.data.audit.files import audit_file, check_shared_scenes
 from jaxvlm.data.prep.split import split_by_scene, stratum
 from jaxvlm.data.records import RecordFile
 from jaxvlm.errors import UserError

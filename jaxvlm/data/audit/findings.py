@@ -3,7 +3,7 @@
 import dataclasses
 from collections import Counter
 
-from jaxvlm.data.checks import ERROR, Problem
+from jaxvlm.data.audit.checks import ERROR, Problem
 from jaxvlm.data.records import RecordFile
 
 

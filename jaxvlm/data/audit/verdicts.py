@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jaxvlm.console import progress
-from jaxvlm.data.audit import audit_file
-from jaxvlm.data.image_checks import stamp
+from jaxvlm.data.audit.files import audit_file
+from jaxvlm.data.audit.images import stamp
 from jaxvlm.data.records import RecordFile
 from jaxvlm.files import cache_folder, write_text
 

@@ -4,10 +4,10 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
-from jaxvlm.data.checks import CHECKS, ERROR, WARNING, Problem, check_record
-from jaxvlm.data.duplicates import Rows, digest
-from jaxvlm.data.findings import Findings
-from jaxvlm.data.image_checks import Advance, ImageUse, attach, check_uses, image_uses
+from jaxvlm.data.audit.checks import CHECKS, ERROR, WARNING, Problem, check_record
+from jaxvlm.data.audit.duplicates import Rows, digest
+from jaxvlm.data.audit.findings import Findings
+from jaxvlm.data.audit.images import Advance, ImageUse, attach, check_uses, image_uses
 from jaxvlm.data.items import RecordError
 from jaxvlm.data.record import Record
 from jaxvlm.data.records import RecordFile

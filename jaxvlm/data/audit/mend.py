@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxvlm.data.checks import CHECKS, ERROR, check_record
-from jaxvlm.data.duplicates import row_key
-from jaxvlm.data.findings import Findings
+from jaxvlm.data.audit.checks import CHECKS, ERROR, check_record
+from jaxvlm.data.audit.duplicates import row_key
+from jaxvlm.data.audit.findings import Findings
 from jaxvlm.data.items import RecordError
 from jaxvlm.data.record import Record, parse_record
 from jaxvlm.data.records import record_writer

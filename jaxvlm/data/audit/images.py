@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from jaxvlm.data.checks import ERROR, SMALLEST_IMAGE, WARNING, other_scene
-from jaxvlm.data.findings import Findings
+from jaxvlm.data.audit.checks import ERROR, SMALLEST_IMAGE, WARNING, other_scene
+from jaxvlm.data.audit.findings import Findings
 from jaxvlm.data.images import check_image
 from jaxvlm.data.items import RecordError
 from jaxvlm.data.record import Record

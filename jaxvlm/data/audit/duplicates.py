@@ -5,8 +5,8 @@ from array import array
 
 import numpy as np
 
-from jaxvlm.data.checks import ERROR, WARNING
-from jaxvlm.data.findings import Findings
+from jaxvlm.data.audit.checks import ERROR, WARNING
+from jaxvlm.data.audit.findings import Findings
 from jaxvlm.data.record import Record
 
 
