@@ -4,14 +4,14 @@ Both folder layouts are read: `<id>/<id>_frames/lowres_wide` and `<id>/lowres_wi
 have z up.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxvlm.data.boxes import OBJECT, Box, upright_axes
-from jaxvlm.data.prep.scan import Frame, image_size, read_numbers
+from jaxvlm.data.prep.files import read_json, read_numbers
+from jaxvlm.data.prep.scan import Frame, image_size
 from jaxvlm.errors import UserError
 
 # Seconds that a pose and intrinsics may be off an image.
@@ -157,17 +157,10 @@ def read_boxes(path: Path, cameras: Float[np.ndarray, "N 3"] | None) -> list[Box
     Raises:
       UserError: with the object and field that is wrong.
     """
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8-sig"))
-        data = whole["data"]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from None
-    except (UnicodeDecodeError, KeyError, TypeError):
-        raise UserError(f"{path}: expected an object with a list 'data'") from None
+    whole = read_json(path)
+    data = whole.get("data") if isinstance(whole, dict) else None
     if not isinstance(data, list):
-        raise UserError(f"{path}: 'data' must be a list of objects")
+        raise UserError(f"{path}: expected an object with a list 'data'")
     eye = None if cameras is None else cameras.mean(0)
     return [
         _box(entry, f"{path}: data[{number}]", number, eye) for number, entry in enumerate(data)

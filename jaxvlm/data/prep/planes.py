@@ -5,13 +5,13 @@ camera-to-world poses (16 numbers, row-major), K in pixels (9 numbers), metres, 
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxvlm.data.boxes import SURFACE_DEPTH, Box, upright_axes
+from jaxvlm.data.prep.files import read_json
 from jaxvlm.data.prep.scan import Frame, image_size
 from jaxvlm.errors import UserError
 
@@ -62,14 +62,7 @@ def read_planes(folder: Path) -> PlanesScene:
 
 
 def _list(path: Path) -> list:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no UTF-8 text") from None
+    found = read_json(path)
     if not isinstance(found, list):
         raise UserError(f"{path}: expected a list, found {type(found).__name__}")
     return found

@@ -1,9 +1,9 @@
 """The official question files: ScanQA v1.0, and SQA3D's questions joined with its annotations."""
 
 import dataclasses
-import json
 from pathlib import Path
 
+from jaxvlm.data.prep.files import read_json
 from jaxvlm.errors import UserError
 
 DATASETS = ("scanqa", "sqa3d")
@@ -48,7 +48,7 @@ def read_questions(dataset: str, qa_file: Path, annotations: Path | None) -> lis
 
 
 def _scanqa(path: Path) -> list[Question]:
-    rows = _load(path)
+    rows = read_json(path)
     if not isinstance(rows, list):
         hint = "; is this SQA3D? pass --dataset sqa3d" if _has(rows, "questions") else ""
         raise UserError(f"{path}: expected ScanQA's list of questions{hint}")
@@ -66,7 +66,7 @@ def _scanqa(path: Path) -> list[Question]:
 
 
 def _sqa3d(path: Path, annotations: Path) -> list[Question]:
-    rows, answers = _load(path), _load(annotations)
+    rows, answers = read_json(path), read_json(annotations)
     if not _has(rows, "questions"):
         hint = "; is this ScanQA? pass --dataset scanqa" if isinstance(rows, list) else ""
         raise UserError(f"{path}: expected SQA3D's object with a list 'questions'{hint}")
@@ -117,16 +117,6 @@ def _beside(questions: Path) -> Path:
             "--annotations v1_balanced_sqa_annotations_..._scannetv2.json"
         )
     return path
-
-
-def _load(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise UserError(f"the question file {path} cannot be read: {reason}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from None
 
 
 def _has(value: object, name: str) -> bool:

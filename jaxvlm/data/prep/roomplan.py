@@ -5,7 +5,6 @@ position of the centre. Everything is turned to z up here. Surfaces are given a 
 """
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jaxtyping import Float
 
 from jaxvlm.data.boxes import OBJECT, SURFACE_DEPTH, Box, upright_axes
 from jaxvlm.data.frames import Y_UP_TO_Z_UP
+from jaxvlm.data.prep.files import read_json
 from jaxvlm.errors import UserError
 
 _SURFACES = {"walls": "wall", "doors": "door", "windows": "window", "openings": "opening"}
@@ -58,14 +58,7 @@ def read_roomplan(path: Path) -> RoomPlanScene:
     Raises:
       UserError: another kind of file, or an element with an impossible field, by its place.
     """
-    try:
-        whole = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no UTF-8 text; export the room as JSON") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from None
+    whole = read_json(path)
     if not is_roomplan(whole):
         raise UserError(
             f"{path}: expected a RoomPlan export, an object with lists 'walls' and 'objects'"

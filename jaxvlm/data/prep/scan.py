@@ -111,28 +111,6 @@ def image_size(path: Path) -> tuple[int, int]:
         raise UserError(f"the image {path} cannot be read: {error}") from None
 
 
-def read_numbers(path: Path, count: int | None = None) -> list[float]:
-    """The numbers of a text file; inf and nan are numbers.
-
-    Raises:
-      UserError: it cannot be read, holds something else, or another count of numbers.
-    """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    for number, line in enumerate(text.splitlines(), 1):
-        for word in line.split():
-            try:
-                float(word)
-            except ValueError:
-                raise UserError(f"{path}:{number}: {word!r} is no number") from None
-    values = [float(word) for word in text.split()]
-    if count is not None and len(values) != count:
-        raise UserError(f"{path}: expected {count} numbers, found {len(values)}")
-    return values
-
-
 def relative_path(path: Path) -> str:
     """A path as records write it: from the working folder where it lies below it."""
     absolute, here = path.absolute(), Path.cwd()

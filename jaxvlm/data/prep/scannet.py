@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from jaxvlm.data.prep.scan import Frame, image_size, read_numbers
+from jaxvlm.data.prep.files import read_numbers
+from jaxvlm.data.prep.scan import Frame, image_size
 from jaxvlm.errors import UserError
 
 _IMAGES = (".jpg", ".jpeg", ".png")

@@ -1,10 +1,10 @@
 """What `synth_roomplan_instructions.py` can be given, told apart by looking."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxvlm.data.prep.files import read_json
 from jaxvlm.data.prep.planes import find_planes
 from jaxvlm.data.prep.roomplan import is_roomplan
 from jaxvlm.data.record import Record
@@ -74,6 +74,6 @@ def _look(path: Path) -> tuple[str, dict[str, Path]]:
 
 def _decoded(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except UserError:
         return None
