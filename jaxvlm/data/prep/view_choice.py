@@ -59,7 +59,8 @@ def choose_views(
         return np.linspace(0, total - 1, count).round().astype(int).tolist()
     if method == "random":
         return sorted(rng.choice(total, count, replace=False).tolist())
-    return _greedy(_cells(rotations, positions, fields), count)
+    poses = np.concatenate([positions, rotations[:, :, 2]], axis=1)
+    return _greedy(_cells(rotations, positions, fields), poses, count)
 
 
 def _cells(
@@ -87,15 +88,24 @@ def _cells(
     return [np.unique(row[there]) for row, there in zip(numbers, inside, strict=True)]
 
 
-def _greedy(cells: list[np.ndarray], count: int) -> list[int]:
-    """Each time the frame that adds most; the earliest where several add as much."""
+def _greedy(cells: list[np.ndarray], poses: Float[np.ndarray, "N 6"], count: int) -> list[int]:
+    """Each time the frame that adds most; among equals, the one furthest off the chosen.
+
+    Args:
+      cells: what each frame looks at.
+      poses: position and forward direction of each frame.
+      count: frames wanted.
+    """
     names, numbers = np.unique(np.concatenate(cells), return_inverse=True)
     frames = np.split(numbers, np.cumsum([len(c) for c in cells])[:-1])
     fresh = np.ones(len(names), bool)
+    # Less than a cell's worth, so that it decides between equals only.
+    apart = np.full(len(poses), 0.5)
     chosen: list[int] = []
     for _ in range(count):
-        gains = np.array([np.count_nonzero(fresh[frame]) for frame in frames])
+        gains = apart + [np.count_nonzero(fresh[frame]) for frame in frames]
         gains[chosen] = -1
         chosen.append(int(np.argmax(gains)))
         fresh[frames[chosen[-1]]] = False
+        apart = np.minimum(apart, np.linalg.norm(poses - poses[chosen[-1]], axis=1))
     return chosen
