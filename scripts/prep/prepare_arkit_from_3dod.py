@@ -36,7 +36,9 @@ def main(flags: argparse.Namespace) -> None:
         **vars(options),
     }
     work = AnchorScenes("arkit", {scene: root / scene for scene in scenes}, options)
-    Job(flags.output, settings, scenes, work, flags.view_table).run(flags.workers, flags.overwrite)
+    Job(flags.output, settings, scenes, work, work.inputs, flags.view_table).run(
+        flags.workers, flags.overwrite
+    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -54,7 +54,9 @@ def main(flags: argparse.Namespace) -> None:
         flags.depth,
         flags.seed,
     )
-    Job(flags.output, settings, scenes, work, flags.view_table).run(flags.workers, flags.overwrite)
+    Job(flags.output, settings, scenes, work, work.inputs, flags.view_table).run(
+        flags.workers, flags.overwrite
+    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -38,7 +38,9 @@ def main(flags: argparse.Namespace) -> None:
         scenes, work = _stand_ins(flags, inputs)
     else:
         scenes, work = sorted(inputs.scenes), AnchorScenes(inputs.kind, inputs.scenes, options)
-    Job(flags.output, settings, scenes, work, flags.view_table).run(flags.workers, flags.overwrite)
+    Job(flags.output, settings, scenes, work, work.inputs, flags.view_table).run(
+        flags.workers, flags.overwrite
+    )
 
 
 def _stand_ins(flags: argparse.Namespace, inputs: Inputs) -> tuple[list[str], StandIns]:

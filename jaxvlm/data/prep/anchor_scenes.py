@@ -61,6 +61,17 @@ class AnchorScenes:
         make: Callable[[str, Path, Options], Part] = _KINDS[self.kind]
         return make(scene, self.folders[scene], self.options)
 
+    def inputs(self, scene: str) -> list[Path]:
+        """What a scene's records are made from."""
+        place = self.folders[scene]
+        if self.kind == "roomplan":
+            return [place]
+        if self.kind == "planes":
+            return [place / "annotations" / "planes.json", place / "cameras.json"]
+        frames = frames_folder(place) or place
+        names = ("lowres_wide", "lowres_depth", "lowres_wide_intrinsics", "lowres_wide.traj")
+        return [place / f"{scene}_3dod_annotation.json", *(frames / name for name in names)]
+
 
 def _arkit(scene: str, folder: Path, options: Options) -> Part:
     annotation = folder / f"{scene}_3dod_annotation.json"

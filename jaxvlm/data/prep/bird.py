@@ -44,6 +44,11 @@ class BirdQuestions:
         images = (relative_path(image),)
         return Part([question_record(q, self.dataset, images) for q in self.questions[scene_id]])
 
+    def inputs(self, scene_id: str) -> list[Path]:
+        """What a scene's records are made from."""
+        image = bird_image(self.bird_dir, scene_id)
+        return [image] if image else []
+
 
 def bird_image(folder: Path, scene_id: str) -> Path | None:
     """The image of exactly this scene."""

@@ -7,6 +7,7 @@ are joined, in the scenes' order. Beside the output, `<output>.meta` tells what 
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -56,6 +57,8 @@ class Job:
         another file.
       scenes: names of the scenes, in the order of their records.
       work: makes the part of a scene; called in other processes.
+      inputs: files and folders that a scene is made from; a scene whose inputs changed in size or
+        time since is made anew.
       view_table: where a table of the chosen views is written (CSV), or None.
     """
 
@@ -63,6 +66,7 @@ class Job:
     settings: dict
     scenes: Sequence[str]
     work: Callable[[str], Part]
+    inputs: Callable[[str], Sequence[Path]]
     view_table: Path | None = None
 
     def run(self, workers: int, overwrite: bool) -> None:
@@ -99,7 +103,17 @@ class Job:
     @property
     def _identity(self) -> dict:
         settings = json.loads(json.dumps(self.settings, default=str))
-        return {"version": VERSION, "settings": settings, "scenes": len(self.scenes)}
+        return {"version": VERSION, "settings": settings}
+
+    @functools.cached_property
+    def _stamps(self) -> dict[str, str]:
+        """What each scene's inputs are now."""
+        return {scene: _stamp(self.inputs(scene)) for scene in self.scenes}
+
+    @property
+    def _digest(self) -> str:
+        """Which scenes, of which inputs, in which order."""
+        return hashlib.sha256(repr(list(self._stamps.items())).encode()).hexdigest()[:16]
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -120,11 +134,16 @@ class Job:
                     "--output, or pass --overwrite to replace it"
                 )
             known = {key: meta.get(key) for key in self._identity}
-            if known == self._identity and meta.get("bytes") == self.output.stat().st_size:
+            changed = _difference(known, self._identity)
+            if changed is None and meta.get("bytes") != self.output.stat().st_size:
+                changed = "it was changed afterwards"
+            if changed is None and meta.get("inputs") != self._digest:
+                changed = "the scenes or their files have changed since"
+            if changed is None:
                 return False
             raise UserError(
-                f"{self.output} was made otherwise ({_difference(known, self._identity)}); name "
-                "another --output, or pass --overwrite to replace it"
+                f"{self.output} was made otherwise ({changed}); name another --output, or pass "
+                "--overwrite to replace it"
             )
         begun = self._parts / "identity.json"
         if _read(begun) != self._identity:
@@ -146,7 +165,7 @@ class Job:
 
     def _part(self, scene: str) -> Path:
         # A scene's name may be a path, or as long as no file's name may be.
-        name = hashlib.sha256(scene.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+        name = hashlib.sha256(repr((scene, self._stamps[scene])).encode()).hexdigest()[:24]
         return self._parts / f"part-{name}.json"
 
     def _join(self) -> None:
@@ -172,6 +191,8 @@ class Job:
             write_text(self.view_table, "\n".join(lines) + "\n")
         meta = {
             **self._identity,
+            "inputs": self._digest,
+            "scenes": len(self.scenes),
             "bytes": self.output.stat().st_size,
             "records": records,
             "counts": dict(counts),
@@ -221,14 +242,29 @@ def _read(path: Path) -> dict | None:
     return found if isinstance(found, dict) else None
 
 
-def _difference(before: dict, now: dict) -> str:
-    """What settings changed, in words."""
+def _stamp(paths: Sequence[Path]) -> str:
+    """Sizes and times of change; a folder's time tells of files that came or went."""
+    found = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            found.append((str(path), None))
+        else:
+            found.append((str(path), status.st_size, status.st_mtime_ns))
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+
+
+def _difference(before: dict, now: dict) -> str | None:
+    """What settings changed, in words; None where all are the same."""
+    if before == now:
+        return None
     if before["version"] != now["version"]:
         return "by another version of jaxvlm"
     old, new = before["settings"] or {}, now["settings"]
     changed = [name for name in new if old.get(name) != new[name]]
     words = [f"{name} {old.get(name)!r}, now {new[name]!r}" for name in changed[:3]]
-    return "; ".join(words) or "it was changed afterwards, or has other scenes"
+    return "; ".join(words) or "with other settings"
 
 
 def file_hash(path: Path) -> str:

@@ -62,6 +62,12 @@ class ScanNetQuestions:
         part.views = view_rows(scene_id, chosen)
         return part
 
+    def inputs(self, scene_id: str) -> list[Path]:
+        """What a scene's records are made from."""
+        folder = find_scene(self.scan_root, scene_id) or self.scan_root / scene_id
+        names = ("color", "depth", "pose", "intrinsic/intrinsic_color.txt", f"{scene_id}.txt")
+        return [folder / name for name in names]
+
 
 def question_record(question: Question, task: str, images: tuple[str, ...], **fields) -> Record:
     """The record of a question; every accepted answer is kept, the first is learnt."""

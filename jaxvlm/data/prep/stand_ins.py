@@ -64,6 +64,10 @@ class StandIns:
         part.counts = +part.counts
         return part
 
+    def inputs(self, scene: str) -> list[Path]:
+        """What a scene's records are made from."""
+        return [self.path]
+
     def _with_views(self, record: Record, images: tuple[str, ...], geometry: dict) -> Record:
         """A record with other views; poses in the record's own world."""
         turn = Frame(upright(record.up).T, np.zeros(3))

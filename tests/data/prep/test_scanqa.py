@@ -196,6 +196,11 @@ def test_a_stopped_run_goes_on_and_a_finished_one_stands(tmp_path, scan, capsys,
     prepare(tmp_path, scan, questions=questions)
     assert "up to date" in capsys.readouterr().out
     assert (tmp_path / "out.jsonl").stat().st_mtime_ns == before
+    pose = broken / "pose"
+    (pose / "9999.txt").write_text("new")
+    with pytest.raises(UserError, match="the scenes or their files have changed since"):
+        prepare(tmp_path, scan, questions=questions)
+    (pose / "9999.txt").unlink()
     with pytest.raises(UserError, match=r"made otherwise \(num_views 4, now 2\)"):
         prepare(tmp_path, scan, "--num-views", 2, questions=questions)
     prepare(tmp_path, scan, "--num-views", 2, "--overwrite", questions=questions)
