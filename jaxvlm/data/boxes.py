@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from jaxvlm.data.frames import Frame, rounded
+from jaxvlm.data.frames import Frame, is_level, move_action, rounded
 
 # RoomPlan's walls, doors, windows and openings are flat; an anchor is a box.
 SURFACE_DEPTH = 0.1
@@ -21,8 +21,8 @@ class Box:
       group: "object", "wall", "door", "window", "opening" or "plane".
       category: in words ("coffee table" is a table).
       centre: its middle.
-      axes: rows: to its right (up × normal), up, and its normal, which is horizontal and the front.
-        A horizontal surface has its normal up and the world's x as its first axis.
+      axes: rows: to its right (up × normal), upwards (normal × right), and its normal: the front
+        of an object, which is horizontal. A level surface has an axis of its own for its right.
       size: full lengths along the axes.
       attributes: phrases that tell it from its like: ("swivel {}", "{} with armrests").
       parent: name of the box that it belongs to (a door's wall, a chair's table).
@@ -56,23 +56,39 @@ class Box:
         return float(np.linalg.norm(np.maximum(local, 0)))
 
 
-def upright_axes(normal: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
-    """The rows of `Box.axes` for a front; a direction within 25° of up is a surface's normal."""
+def box_axes(
+    normal: Float[np.ndarray, "3"], axis: Float[np.ndarray, "3"] | None = None
+) -> Float[np.ndarray, "3 3"]:
+    """The rows of `Box.axes` for a normal, z up.
+
+    Args:
+      normal: any direction.
+      axis: the first axis of a level surface; None for the world's x. Of no account otherwise.
+    """
     normal = normal / np.linalg.norm(normal)
-    if abs(normal[2]) > 0.9:
-        return np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]])
-    flat = np.array([normal[0], normal[1], 0])
-    flat /= np.linalg.norm(flat)
-    up = np.array([0.0, 0, 1])
-    return np.stack([np.cross(up, flat), up, flat])
+    if is_level(normal):
+        right = np.array([1.0, 0, 0]) if axis is None else np.asarray(axis, np.float64)
+        right = right - (right @ normal) * normal
+    else:
+        right = np.cross([0.0, 0, 1], normal)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(normal, right), normal])
+
+
+def flattened(normal: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
+    """A front without what little it is tilted: things stand upright."""
+    return np.array([normal[0], normal[1], 0.0])
 
 
 def place_anchor(box: Box, scene: str, frame: Frame) -> dict:
     """The action that anchors to a box, its numbers in `frame`."""
-    return {
+    action = {
         "action": "place_anchor",
         "scene": scene,
-        "center": rounded(frame.points(box.centre), 4),
-        "normal": rounded(frame.directions(box.axes[2]), 4),
+        "center": box.centre.tolist(),
+        "normal": box.axes[2].tolist(),
         "extent": rounded(box.size, 4),
     }
+    if is_level(box.axes[2]):
+        action["axis"] = box.axes[0].tolist()
+    return move_action(action, frame)

@@ -19,6 +19,8 @@ from jaxtyping import Float
 FRAMES = ("world", "first_camera")
 # Rotates a y-up world into a z-up one: (x, y, z) -> (x, -z, y).
 Y_UP_TO_Z_UP = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float64)
+# How far R Rᵀ of a rotation may be off the identity.
+NOT_ORTHONORMAL = 1e-2
 # A tenth of a millimetre.
 _DECIMALS = 4
 
@@ -94,14 +96,31 @@ def first_camera_frame(
 def move_action(action: Mapping, frame: Frame) -> dict:
     """An action of the world in `frame` (with `frame.inverse()`, back).
 
-    `center` is moved, `normal` turned, `extent` stays: it is measured along axes that follow from
-    the normal. Numbers are rounded to a tenth of a millimetre; other fields are kept.
+    `center` is moved, `normal` and `axis` are turned, `extent` stays: it is measured along axes
+    that follow from these two. A level surface without an `axis` gets the world's x, which it
+    stands for. Numbers are rounded to a tenth of a millimetre; other fields are kept.
     """
     moved = dict(action)
-    for name, change in (("center", frame.points), ("normal", frame.directions)):
-        if name in moved:
+    normal = moved.get("normal")
+    if normal and "axis" not in moved and is_level(frame.directions(np.array(normal, float))):
+        moved["axis"] = [1.0, 0.0, 0.0]
+    changes = {"center": frame.points, "normal": frame.directions, "axis": frame.directions}
+    for name, change in changes.items():
+        if moved.get(name) is not None:
             moved[name] = rounded(change(np.asarray(moved[name], np.float64)), _DECIMALS)
     return moved
+
+
+def is_level(normal: Float[np.ndarray, "3"]) -> bool:
+    """Whether a surface with this normal is level (z up): within 8° of it."""
+    return bool(abs(normal[2]) > 0.99 * np.linalg.norm(normal) > 0)
+
+
+def is_rotation(matrix: Float[np.ndarray, "... 3 3"]) -> bool:
+    """Whether these are proper rotations; files write them with few digits."""
+    matrix = np.asarray(matrix, np.float64)
+    off = np.abs(matrix @ matrix.swapaxes(-1, -2) - np.eye(3)).max()
+    return bool(off <= NOT_ORTHONORMAL and (np.linalg.det(matrix) > 0).all())
 
 
 def rounded(values: Sequence | np.ndarray, decimals: int) -> list:

@@ -2,7 +2,8 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -40,6 +41,17 @@ def load_image(path: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
     if resized != (size, size):
         image = image.crop((left, top, left + size, top + size))
     return np.asarray(image)
+
+
+def image_candidates(image: str, roots: Sequence[str]) -> list[str]:
+    """Where an image of a record may lie: as it is written, or in one of the folders."""
+    absolute = Path(image).is_absolute()
+    return [image] if absolute else [str(Path(root, image)) for root in dict.fromkeys(roots)]
+
+
+def find_image(image: str, roots: Sequence[str]) -> str | None:
+    """The file of an image, or None where there is none."""
+    return next((path for path in image_candidates(image, roots) if Path(path).is_file()), None)
 
 
 def open_image(path: str) -> Image.Image:

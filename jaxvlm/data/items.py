@@ -14,7 +14,8 @@ from jaxtyping import Int64
 from jaxvlm.errors import UserError
 
 _CHUNK = 1 << 26
-_WINDOW = 1 << 20
+# White space is looked for in pieces that grow: mostly there is none, or one sign.
+_LEAST, _MOST = 1 << 6, 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _SPACE = re.compile(r"[ \t\r\n]*")
 _LISTS = ("data", "samples")
@@ -205,18 +206,20 @@ class _Text:
 
     def skip_space(self, at: int) -> int:
         """The next place that is no white space."""
+        size = _LEAST
         while True:
-            window = self[at : at + _WINDOW]
+            window = self[at : at + size]
             step = _SPACE.match(window).end()
             at += step
             if step < len(window) or not window:
                 return at
+            size = min(4 * size, _MOST)
 
     def value_end(self, at: int, fail) -> int:
         """Where the value that begins at `at` ends."""
         if at >= len(self._data):
             raise fail(at, "the file ends here (is it cut off?)")
-        size = 1 << 14
+        size = 1 << 12
         while True:
             window = self[at : at + size]
             whole = at + size >= len(self._data)

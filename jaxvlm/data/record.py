@@ -231,7 +231,7 @@ def _learnt_action(action: dict, geometry: dict | None, up: str) -> dict:
 
 def _check_action(action: dict | None, origin: str) -> None:
     """The numbers of an action are numbers; what they say is another check's."""
-    for name in ("center", "normal", "extent"):
+    for name in ("center", "normal", "extent", "axis"):
         value = (action or {}).get(name)
         if value is None:
             continue

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw
 
 from jaxvlm import entry
 from jaxvlm.data.audit.checks import check_record
-from jaxvlm.data.boxes import Box, upright_axes
+from jaxvlm.data.boxes import Box, box_axes
 from jaxvlm.data.frames import upright
 from jaxvlm.data.geometry import DEPTH_BINS, DEPTH_RANGE
-from jaxvlm.data.images import open_image
+from jaxvlm.data.images import find_image, open_image
 from jaxvlm.data.record import Record
 from jaxvlm.data.records import RecordFile
 from jaxvlm.data.top_view import Outline, Viewpoint, camera_colour, draw_top_view, font
@@ -140,15 +140,13 @@ def _folded(lines: Sequence[tuple[str, str]], width: int) -> list[tuple[str, str
 
 def _view(record: Record, number: int, roots: Sequence[str], side: int) -> Image.Image:
     """A view with its number and the action's box."""
-    path = Path(record.images[number])
-    candidates = [path] if path.is_absolute() else [Path(root, path) for root in roots]
-    found = next((path for path in candidates if path.is_file()), None)
+    found = find_image(record.images[number], roots)
     if found is None:
         image = Image.new("RGB", (side, side * 3 // 4), "#eeeeee")
         text = "\n".join(textwrap.wrap(f"not found: {record.images[number]}", max(side // 8, 8)))
         ImageDraw.Draw(image).text((8, 30), text, fill=_WRONG, font=font(12))
     else:
-        image = open_image(str(found))
+        image = open_image(found)
         size = image.size
         image = image.resize((side, max(1, round(image.height * side / image.width))))
         _draw_box(image, record, number, record.image_size or size)
@@ -195,8 +193,10 @@ def action_box(record: Record) -> Box | None:
         return None
     turn = upright(record.up)
     centre, normal = turn @ np.array(fields[0]), turn @ np.array(fields[1])
+    axis = turn @ np.array(action.get("axis") or [1.0, 0, 0])
     name = (*record.object_names, "")[0]
-    return Box(name, "object", name, centre, upright_axes(normal), np.array(fields[2], np.float64))
+    axes = box_axes(normal, axis)
+    return Box(name, "object", name, centre, axes, np.array(fields[2], np.float64))
 
 
 def _from_above(record: Record, size: tuple[int, int]) -> Image.Image | None:

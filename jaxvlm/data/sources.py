@@ -8,11 +8,11 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from jaxvlm.data.audit.verdicts import Verdict, verdict
+from jaxvlm.data.images import find_image
 from jaxvlm.data.record import Record
 from jaxvlm.data.records import RecordFile, open_records
 from jaxvlm.errors import UserError
@@ -52,12 +52,8 @@ class RecordSet(Sequence[Record]):
 
     def _resolve(self, folder: str, image: str) -> str:
         if (folder, image) not in self._found:
-            candidates = [image] if Path(image).is_absolute() else [
-                str(Path(root, image)) for root in (folder, *self._roots)
-            ]  # fmt: skip
-            there = (path for path in candidates if Path(path).is_file())
             # A file that has gone since the audit is named when it is read.
-            self._found[folder, image] = next(there, candidates[0])
+            self._found[folder, image] = find_image(image, (folder, *self._roots)) or image
         return self._found[folder, image]
 
 

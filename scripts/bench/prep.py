@@ -104,9 +104,9 @@ def scannet(root: Path) -> Callable[[], object]:
     k[:2, :3] = [[1170, 0, 648], [0, 1170, 484]]
     np.savetxt(folder / "intrinsic" / "intrinsic_color.txt", k)
     questions = [Question(str(i), SCENE, f"What is {i}?", ("chair",)) for i in range(50)]
-    return lambda: ScanNetQuestions("scanqa", {SCENE: questions}, root, 8, "coverage", True, 0)(
-        SCENE
-    )
+    return lambda: ScanNetQuestions(
+        "scanqa", {SCENE: questions}, root, 8, "coverage", True, False, 0
+    )(SCENE)
 
 
 def arkit(root: Path) -> Callable[[], object]:

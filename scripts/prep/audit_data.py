@@ -10,6 +10,7 @@ in both. The exit code is 1 if anything is an error; warnings alone leave it 0.
 import argparse
 import contextlib
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from jaxvlm import entry
 from jaxvlm.console import console, progress
-from jaxvlm.data.audit.checks import CHECKS, ERROR
+from jaxvlm.data.audit.checks import CHECKS, ERROR, read_rooms
 from jaxvlm.data.audit.files import audit_file, check_shared_scenes
 from jaxvlm.data.audit.findings import Findings
 from jaxvlm.data.audit.mend import mend
@@ -37,7 +38,8 @@ def main(flags: argparse.Namespace) -> None:
         quiet = contextlib.nullcontext(lambda count=1: None)
         with quiet if flags.json else progress(file.path.name, len(file)) as advance:
             findings.append(audit_file(file, flags.image_root, flags.images, advance))
-    check_shared_scenes(_named(findings, "train"), _named(findings, "test", "val"))
+    rooms = read_rooms(flags.rooms) if flags.rooms else {}
+    check_shared_scenes(_named(findings, "train"), _named(findings, "test", "val"), rooms)
     report = _report(findings)
     if flags.json:
         print(json.dumps(report, indent=2))
@@ -52,7 +54,8 @@ def main(flags: argparse.Namespace) -> None:
 
 
 def _named(findings: list[Findings], *words: str) -> list[Findings]:
-    return [f for f in findings if any(w in f.file.path.stem.lower() for w in words)]
+    """Findings of the files that have one of the words in their name."""
+    return [f for f in findings if set(re.split(r"[^a-z]+", f.file.path.stem.lower())) & {*words}]
 
 
 def _report(findings: list[Findings]) -> dict:
@@ -152,6 +155,12 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[".", "data/raw"],
         help="folders of relative image paths, after the record file's own (default: . data/raw)",
+    )
+    flags.add_argument(
+        "--rooms",
+        type=Path,
+        metavar="CSV",
+        help="which scenes are of one room: columns video_id, visit_id (ARKitScenes: metadata.csv)",
     )
     flags.add_argument("--json", action="store_true", help="print JSON instead of a table")
     flags.add_argument("--examples", type=int, default=_SHOWN, help="cases shown of each check")

@@ -18,7 +18,7 @@ from pathlib import Path
 from jaxvlm import entry
 from jaxvlm.data.prep.flags import add_run, add_views, check_views, script
 from jaxvlm.data.prep.job import Job, file_hash
-from jaxvlm.data.prep.questions import DATASETS, read_questions
+from jaxvlm.data.prep.questions import DATASETS, question_files, read_questions
 from jaxvlm.data.prep.scanqa import ScanNetQuestions, by_scene, present_scenes
 
 
@@ -33,15 +33,17 @@ def main(flags: argparse.Namespace) -> None:
             f"left out {count:,} questions of {len(missing):,} scenes without a scan: "
             f"{', '.join(missing)}"
         )
+    files = question_files(flags.dataset, flags.qa_file, flags.annotations)
     settings = {
         "command": "prepare_scanqa",
         "dataset": flags.dataset,
         "qa_file": flags.qa_file.name,
-        "qa_sha256": file_hash(flags.qa_file),
+        "sha256": [file_hash(path) for path in files],
         "scan_root": flags.scan_root,
         "num_views": flags.num_views,
         "views": flags.views,
         "depth": flags.depth,
+        "unaligned": flags.unaligned,
         "seed": flags.seed,
         "missing_scenes": missing,
     }
@@ -52,6 +54,7 @@ def main(flags: argparse.Namespace) -> None:
         flags.num_views,
         flags.views,
         flags.depth,
+        not flags.unaligned,
         flags.seed,
     )
     Job(flags.output, settings, scenes, work, work.inputs, flags.view_table).run(
@@ -77,6 +80,11 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="add depth histograms (default); --no-depth where depth was not exported",
+    )
+    flags.add_argument(
+        "--unaligned",
+        action="store_true",
+        help="take scenes without <scene>.txt as they stand, not turned by its axisAlignment",
     )
     flags.add_argument(
         "--skip-missing", action="store_true", help="leave out questions whose scan is not there"

@@ -15,7 +15,7 @@ from jaxvlm import entry
 from jaxvlm.data.prep.bird import SPLITS, BirdQuestions, bird_image, official_file
 from jaxvlm.data.prep.flags import add_run, script
 from jaxvlm.data.prep.job import Job, file_hash
-from jaxvlm.data.prep.questions import read_questions
+from jaxvlm.data.prep.questions import question_files, read_questions
 from jaxvlm.data.prep.scanqa import by_scene
 from jaxvlm.errors import UserError
 
@@ -57,7 +57,7 @@ def _rebuild(flags: argparse.Namespace, dataset: str, split: str, path: Path) ->
         "command": "rebuild_scanqa_sqa3d",
         "dataset": dataset,
         "qa_file": path.name,
-        "qa_sha256": file_hash(path),
+        "sha256": [file_hash(path) for path in question_files(dataset, path, None)],
         "bird_dir": flags.bird_dir,
         "missing_scenes": missing,
     }

@@ -8,13 +8,13 @@ Images that exist are kept, so the same command goes on where it was stopped.
 """
 
 import argparse
-import multiprocessing
 from pathlib import Path
 
 from jaxvlm import entry
 from jaxvlm.console import progress
 from jaxvlm.data.prep.bird_render import find_meshes, write_bird_view
 from jaxvlm.data.prep.flags import add_work, script
+from jaxvlm.data.prep.workers import made_of
 from jaxvlm.errors import UserError
 
 
@@ -40,15 +40,8 @@ def main(flags: argparse.Namespace) -> None:
     ]
     kept = len(wanted) - len(tasks)
     with progress("scenes", len(wanted), kept) as advance:
-        if flags.workers == 1 or len(tasks) < 2:
-            for task in tasks:
-                write_bird_view(task)
-                advance()
-        else:
-            workers = min(flags.workers, len(tasks))
-            with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                for _ in pool.imap_unordered(write_bird_view, tasks):
-                    advance()
+        for _ in made_of(write_bird_view, tasks, flags.workers):
+            advance()
     print(f"{flags.output_dir}: {len(tasks):,} images drawn, {kept:,} were there")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
+from jaxvlm.data.audit.checks import read_rooms
 from jaxvlm.data.prep.flags import script
 from jaxvlm.data.prep.split import split_by_scene, stratum
 from jaxvlm.data.records import open_records, write_records
@@ -31,7 +32,8 @@ def main(flags: argparse.Namespace) -> None:
             raise UserError(f"{path} is one of the files to split; name another")
         if path.exists() and not flags.overwrite:
             raise UserError(f"{path} exists; name another file, or pass --overwrite")
-    train, test, counts = split_by_scene(files, flags.test_ratio, flags.seed)
+    rooms = read_rooms(flags.rooms) if flags.rooms else {}
+    train, test, counts = split_by_scene(files, flags.test_ratio, flags.seed, rooms)
     for path, places in ((flags.train, train), (flags.test, test)):
         # Entries as they stand: fields that jaxvlm does not know are kept.
         write_records(path, (files[file].items.entry(index) for file, index in places))
@@ -59,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--test", required=True, type=Path, help="file of the test records")
     flags.add_argument(
         "--test-ratio", type=float, default=0.15, help="share of test (default: .15)"
+    )
+    flags.add_argument(
+        "--rooms",
+        type=Path,
+        metavar="CSV",
+        help="which scenes are of one room: columns video_id, visit_id (ARKitScenes: metadata.csv)",
     )
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--overwrite", action="store_true", help="replace the two files")

@@ -68,14 +68,17 @@ def test_the_originals_test_split(shared, tmp_path):
         ("ARKit/Training/47333463/lowres_wide/47333463_57.1.png", "47333462", "47333463"),
         ("rooms/kitchen/0.jpg", "kitchen", None),
         ("rooms/bath/0.jpg", "kitchen", "bath"),
-        ("rooms/bath_top.jpg", "kitchen", "bath"),
+        ("rooms/bath_bird.jpg", "kitchen", "bath"),
+        # A number may be a view or a year.
+        ("room_1/2.jpg", "1", None),
+        ("/mnt/20241201/47333462-3.png", "47333462", None),
         # A folder that is no scene's name says nothing.
         ("rooms/photos/0.jpg", "kitchen", None),
         ("photo.jpg", "", None),
     ],
 )
 def test_the_scene_that_an_image_names(image, scene, other):
-    assert other_scene(image, scene, {"kitchen", "bath"}) == other
+    assert other_scene(image, scene, {"kitchen", "bath", "1", "2"}) == other
 
 
 def test_a_duplicate_with_an_id_of_its_own_is_a_warning(folder):

@@ -1,14 +1,17 @@
 """What can be wrong with a record, apart from its image files: one table, one function a record."""
 
+import csv
 import dataclasses
 import re
-from collections.abc import Container
-from pathlib import PurePath
+from collections.abc import Container, Mapping
+from pathlib import Path, PurePath
 
 import numpy as np
 
+from jaxvlm.data.frames import NOT_ORTHONORMAL, first_camera_frame
 from jaxvlm.data.geometry import looked_at
 from jaxvlm.data.record import Record
+from jaxvlm.errors import UserError
 
 ERROR, WARNING = "error", "warning"
 
@@ -30,6 +33,7 @@ CHECKS = {
     "answer-too-long": "an answer of more than 64 words",
     "geometry-not-finite": "poses, intrinsics or depths with inf, NaN or absurd numbers",
     "pose-not-orthonormal": "a rotation that is none",
+    "pose-frame": "a first view that is not where the frame says",
     "pose-units": "cameras more than 50 m apart",
     "intrinsics-misfit": "intrinsics that do not fit the image",
     "depth-histogram": "a depth histogram that does not add up to 1",
@@ -41,13 +45,13 @@ CHECKS = {
 }
 LONGEST_ANSWER = 64
 LARGEST_ROOM = 50.0
-# Rotations are written with few digits, never so few.
-_ORTHONORMAL = 1e-2
-_SUM = 1e-2
+_SUM = _UNIT = 1e-2
 SMALLEST_IMAGE = 28
 _SCANNET = re.compile(r"scene\d{4}_\d{2}")
 # ARKitScenes names its scans by numbers.
 _ARKIT = re.compile(r"\d{8}")
+_ARKIT_FILE = re.compile(r"(\d{8})_\d+(\.\d+)?\.")
+_SCANNET_ROOM = re.compile(r"(scene\d{4})_\d{2}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +90,22 @@ def _check_poses(record: Record, found) -> None:
         return
     rotation, translation = poses
     off = np.abs(rotation @ rotation.swapaxes(-1, -2) - np.eye(3)).max((-1, -2))
-    bad = (off > _ORTHONORMAL) | (np.linalg.det(rotation) < 0)
+    bad = (off > NOT_ORTHONORMAL) | (np.linalg.det(rotation) < 0)
     if bad.any():
         view = int(np.argmax(bad))
-        mirrored = "it mirrors" if off[view] <= _ORTHONORMAL else f"R Rᵀ is off by {off[view]:.2g}"
+        mirrored = (
+            "it mirrors" if off[view] <= NOT_ORTHONORMAL else f"R Rᵀ is off by {off[view]:.2g}"
+        )
         found(
             "pose-not-orthonormal",
             f"geom_token.R of view {view} is no rotation ({mirrored}); give camera-to-world "
             "rotations, row-major",
+        )
+    if record.frame == "first_camera" and not _is_first_camera(rotation[0], translation[0]):
+        found(
+            "pose-frame",
+            'the record says frame "first_camera", but view 0 does not stand at the origin looking '
+            "along +y; was the first view changed?",
         )
     spread = float(np.ptp(translation, axis=0).max())
     if spread > LARGEST_ROOM:
@@ -102,6 +114,13 @@ def _check_poses(record: Record, found) -> None:
             f"the cameras of geom_token.t stand {spread:g} m apart; give metres (are these "
             "millimetres?)",
         )
+
+
+def _is_first_camera(rotation: np.ndarray, translation: np.ndarray) -> bool:
+    frame = first_camera_frame(rotation, translation)
+    return bool(
+        np.abs(translation).max() < 1e-2 and np.abs(frame.rotation - np.eye(3)).max() < 1e-2
+    )
 
 
 def _check_intrinsics(record: Record, found) -> None:
@@ -185,7 +204,7 @@ def _check_action(record: Record, found) -> None:
             "these millimetres?)",
         )
     length = float(np.linalg.norm(action["normal"]))
-    if abs(length - 1) > _ORTHONORMAL:
+    if abs(length - 1) > _UNIT:
         found("action-normal", f"action_json.normal is of length {length:.3g}, not 1")
     if not _seen(record):
         found("action-unseen", "no view looks at action_json.center", WARNING)
@@ -204,8 +223,9 @@ def other_scene(image: str, scene_id: str, scenes: Container[str]) -> str | None
     """The scene that an image's path names, where it is another than `scene_id`.
 
     Args:
-      image: a path. A ScanNet name anywhere in it counts, the last one most; an ARKitScenes number
-        or a name in `scenes` counts where it is a folder's, or begins the file's name.
+      image: a path. A ScanNet name anywhere in it counts, the last one most, and the number that
+        ARKitScenes begins its files' names with; a name in `scenes` counts where it is a folder's,
+        or the file's up to `_bird`.
       scene_id: the record's.
       scenes: all scene ids of the file.
     """
@@ -213,9 +233,42 @@ def other_scene(image: str, scene_id: str, scenes: Container[str]) -> str | None
     if named and _SCANNET.fullmatch(scene_id):
         return named[-1] if named[-1] != scene_id else None
     path = PurePath(image)
-    names = [*path.parts[:-1], path.stem, *path.stem.split("_")[:1]]
+    scan = _ARKIT_FILE.match(path.name)
+    if scan and _ARKIT.fullmatch(scene_id):
+        return scan.group(1) if scan.group(1) != scene_id else None
+    names = [*path.parts[:-1], path.stem.removesuffix("_bird")]
     if scene_id in names or not scene_id:
         return None
-    arkit = bool(_ARKIT.fullmatch(scene_id))
-    others = [n for n in names if n in scenes or (arkit and _ARKIT.fullmatch(n))]
+    # A number may be anything: a year, a view.
+    others = [name for name in names if name in scenes and not name.isdecimal()]
     return others[-1] if others else None
+
+
+def room_of(scene_id: str, rooms: Mapping[str, str]) -> str:
+    """The room of a scene: ScanNet and others scan one several times.
+
+    Args:
+      scene_id: a record's.
+      rooms: rooms of scenes whose names don't tell them (`read_rooms`).
+    """
+    named = _SCANNET_ROOM.fullmatch(scene_id)
+    return rooms.get(scene_id) or (named.group(1) if named else scene_id)
+
+
+def read_rooms(path: Path) -> dict[str, str]:
+    """Which scenes are of one room, from a table such as the metadata.csv of ARKitScenes.
+
+    Raises:
+      UserError: it cannot be read, or lacks the columns video_id and visit_id.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--rooms {path} cannot be read: {error}") from None
+    if not rows or not {"video_id", "visit_id"} <= rows[0].keys():
+        raise UserError(
+            f"--rooms {path}:1: expected a CSV file with the columns video_id (the scene) and "
+            "visit_id (its room)"
+        )
+    return {row["video_id"]: row["visit_id"] for row in rows if row["visit_id"] not in ("", "NA")}

@@ -11,8 +11,12 @@ from jaxvlm.data.record import Record
 
 
 def row_key(record: Record) -> bytes:
-    """What makes two rows the same: question, answer, scene and situation, hashed."""
-    return digest(record.question, record.answer, record.scene_id, record.situation)
+    """What makes two rows the same: question, answer, scene and situation, hashed.
+
+    Where no scene is named, the images are the scene.
+    """
+    scene = record.scene_id or repr(record.images)
+    return digest(record.question, record.answer, scene, record.situation)
 
 
 def digest(*parts: str | bytes) -> bytes:

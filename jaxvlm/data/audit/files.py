@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from jaxvlm.data.audit.checks import CHECKS, ERROR, WARNING, Problem, check_record
+from jaxvlm.data.audit.checks import CHECKS, ERROR, WARNING, Problem, check_record, room_of
 from jaxvlm.data.audit.duplicates import Rows, digest
 from jaxvlm.data.audit.findings import Findings
 from jaxvlm.data.audit.images import Advance, ImageUse, attach, check_uses, image_uses
@@ -72,16 +72,28 @@ def _soften(findings: Findings, check: str) -> None:
         found[:] = [dataclasses.replace(p, level=WARNING) if p.check == check else p for p in found]
 
 
-def check_shared_scenes(train: Sequence[Findings], test: Sequence[Findings]) -> None:
-    """Adds a finding to the first record of every scene of `test` that `train` has too."""
-    for findings in test:
-        for other in train:
-            for scene in findings.scenes.keys() & other.scenes.keys() - {""}:
-                findings.add(
-                    findings.scenes[scene],
-                    "scene-in-both",
-                    f"the scene {scene!r} is in {other.file.path}, too",
-                )
+def check_shared_scenes(
+    train: Sequence[Findings], test: Sequence[Findings], rooms: Mapping[str, str] | None = None
+) -> None:
+    """Adds a finding to the first record of every scene of `test` whose room is in `train` too.
+
+    Args:
+      train: of the training files.
+      test: of the others; one that is on both sides is not compared with itself.
+      rooms: see `room_of`.
+    """
+    rooms = rooms or {}
+    for other in train:
+        there = {room_of(scene, rooms): scene for scene in other.scenes if scene}
+        for findings in test:
+            if findings is other:
+                continue
+            for scene, index in findings.scenes.items():
+                if scene and (shared := there.get(room_of(scene, rooms))) is not None:
+                    text = f"the scene {scene!r} is in {other.file.path}, too"
+                    if shared != scene:
+                        text = f"the room of {scene!r} is in {other.file.path}, too, as {shared!r}"
+                    findings.add(index, "scene-in-both", text)
 
 
 class _Geometries:

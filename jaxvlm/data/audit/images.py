@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxvlm.data.audit.checks import ERROR, SMALLEST_IMAGE, WARNING, other_scene
 from jaxvlm.data.audit.findings import Findings
-from jaxvlm.data.images import check_image
+from jaxvlm.data.images import check_image, image_candidates
 from jaxvlm.data.items import RecordError
 from jaxvlm.data.record import Record
 from jaxvlm.errors import UserError
@@ -92,21 +92,21 @@ class Look:
       size: (width, height) in pixels, or None.
       error: why it cannot be read, or None.
       seen: of each path that was tried, bytes and time of change, or None.
-      tried: the folders it was looked for in.
+      tried: the paths it was looked for at, where there is no image.
     """
 
     path: str | None
     size: tuple[int, int] | None
     error: str | None
     seen: dict[str, tuple[int, int] | None]
-    tried: tuple[str, ...]
+    tried: tuple[str, ...] = ()
 
     def flaw(self, use: ImageUse) -> Flaw | None:
         """What is wrong with a record's use of the image."""
         if self.path is None:
             text = (
-                f"the image {use.image!r} does not exist (looked in {', '.join(self.tried)}); "
-                "name its folder as an image root"
+                f"the image {use.image!r} does not exist (looked for {', '.join(self.tried)}); "
+                "put it there, or name its folder as an image root"
             )
             return Flaw("image-missing", text)
         if self.error is not None:
@@ -133,20 +133,18 @@ def look_at_images(
 
     def look(item: tuple[str, str]) -> Look:
         folder, image = item
-        path = Path(image)
-        roots = () if path.is_absolute() else tuple(dict.fromkeys((folder, *image_roots)))
-        candidates = [str(path)] if path.is_absolute() else [str(Path(r, image)) for r in roots]
+        candidates = image_candidates(image, (folder, *image_roots))
         seen: dict[str, tuple[int, int] | None] = {}
         for candidate in candidates:
             seen[candidate] = stamp(candidate)
             if seen[candidate] is not None:
                 break
         else:
-            return Look(None, None, None, seen, roots)
+            return Look(None, None, None, seen, tuple(candidates))
         try:
-            return Look(candidate, check_image(candidate), None, seen, roots)
+            return Look(candidate, check_image(candidate), None, seen)
         except UserError as error:
-            return Look(candidate, None, str(error), seen, roots)
+            return Look(candidate, None, str(error), seen)
 
     looked = {}
     with ThreadPoolExecutor(_READERS) as pool:

@@ -21,13 +21,14 @@ def mend(findings: Findings, destination: Path) -> tuple[int, Counter, Counter]:
 
     Fields that jaxvlm does not know are kept. Rotations that are nearly orthonormal, histograms
     that can be scaled and normals of another length are repaired; every other record with an error
-    and every duplicate is left out.
+    and every duplicate without a question_id of its own is left out.
 
     Returns:
       Records written; repairs by check; dropped records by check.
     """
     repaired, dropped = Counter(), Counter()
-    rows: set[bytes] = set()
+    rows: dict[bytes, set[str]] = {}
+    written = 0
     with record_writer(destination) as write:
         for index in range(len(findings.file)):
             found = findings.problems.get(index, [])
@@ -38,17 +39,19 @@ def mend(findings: Findings, destination: Path) -> tuple[int, Counter, Counter]:
                     _REPAIRS[check](entry)
                 record, wrong = _judged(entry, findings.file.items.origin(index))
                 # The first good row of those that are the same stays.
-                key = row_key(record) if record else b""
-                wrong = wrong or ("duplicate-row" if key in rows else None)
+                ids = rows.setdefault(row_key(record), set()) if not wrong else set()
+                if ids and record.question_id in {*ids, ""}:
+                    wrong = "duplicate-row"
             else:
                 wrong = next(check for check in CHECKS if check in errors - _REPAIRS.keys())
             if wrong:
                 dropped[wrong] += 1
                 continue
             repaired.update(errors)
-            rows.add(key)
+            ids.add(record.question_id or "none")
+            written += 1
             write(entry)
-    return len(rows), repaired, dropped
+    return written, repaired, dropped
 
 
 def _judged(entry: dict, origin: str) -> tuple[Record | None, str | None]:

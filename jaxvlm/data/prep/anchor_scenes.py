@@ -17,7 +17,7 @@ from jaxvlm.data.prep.floor_plan import floor_plan
 from jaxvlm.data.prep.job import Part, scene_rng
 from jaxvlm.data.prep.planes import read_planes
 from jaxvlm.data.prep.roomplan import read_roomplan
-from jaxvlm.data.prep.scan import Frame, choose_frames, measured, relative_path, view_rows
+from jaxvlm.data.prep.scan import ScanFrame, choose_frames, measured, relative_path, view_rows
 from jaxvlm.errors import UserError
 
 
@@ -81,21 +81,18 @@ def _arkit(scene: str, folder: Path, options: Options) -> Part:
         hint = f"{folder} has neither {scene}_frames/lowres_wide nor lowres_wide; download them"
         return _drawn(scene, "arkit_actions", boxes, [], "z", hint, options)
     frames, lost = read_frames(frames_in, scene)
-    counts = Counter({"frames": len(frames) + lost})
+    counts = Counter()
     if lost:
         counts["frames without a pose or intrinsics, left out"] = lost
-    with_depth = [frame for frame in frames if frame.depth is not None]
-    if not with_depth:
-        counts["scenes without depth images, and so without depth histograms"] = 1
     boxes = read_boxes(annotation, np.stack([frame.pose[:3, 3] for frame in frames]))
-    part = _photographed(scene, "arkit_actions", boxes, with_depth or frames, {}, options)
+    part = _photographed(scene, "arkit_actions", boxes, frames, options)
     part.counts += counts
     return part
 
 
 def _planes(scene: str, folder: Path, options: Options) -> Part:
     found = read_planes(folder)
-    return _photographed(scene, "roomplan", found.boxes, found.frames, found.depths, options)
+    return _photographed(scene, "roomplan", found.boxes, found.frames, options)
 
 
 def _roomplan(scene: str, path: Path, options: Options) -> Part:
@@ -113,31 +110,41 @@ def _photographed(
     scene: str,
     task: str,
     boxes: Sequence[Box],
-    frames: Sequence[Frame],
-    depths: dict[Path, np.ndarray],
+    frames: Sequence[ScanFrame],
     options: Options,
 ) -> Part:
-    """Records of a scene with photographs; `depths` are histograms that were measured before."""
+    """Records of a scene with photographs."""
     rng = scene_rng(options.seed, scene)
-    chosen = choose_frames(frames, "z", options.num_views, options.views, rng)
+    with_depth = [frame for frame in frames if frame.depth is not None]
+    if len(with_depth) >= options.num_views:
+        frames = with_depth
+    chosen = choose_frames(frames, options.num_views, options.views, rng)
     geometry = measured(chosen)
-    if depths:
-        histograms = [depths[frame.image] for frame in chosen]
-        geometry["depth_hist"] = np.stack(histograms).astype(np.float32)
     part = Part(views=view_rows(scene, chosen))
-    if boxes and not options.keep_unseen:
-        centres = np.stack([box.centre for box in boxes])
-        seen = looked_at(centres, geometry, chosen[0].size).any(1)
-        if not seen.all():
-            part.counts["objects that no chosen view looks at, left out"] = int((~seen).sum())
-        boxes = [box for box, shown in zip(boxes, seen, strict=True) if shown]
-    if not boxes:
+    blind = sum(frame.depth is None for frame in chosen)
+    part.counts[f"scenes with fewer than {options.num_views} views"] = (
+        len(chosen) < options.num_views
+    )
+    part.counts["views without depth, and so with an empty histogram"] = blind
+    in_view = {box.name: looked_at(_points(box), geometry, chosen[0].size).any(1) for box in boxes}
+    # A thing of which a corner shows counts when others are told apart from it; only one whose
+    # centre shows is asked for.
+    shown = [box for box in boxes if options.keep_unseen or in_view[box.name].any()]
+    asked = [box for box in shown if options.keep_unseen or in_view[box.name][0]]
+    part.counts["objects that no chosen view looks at, left out"] = len(boxes) - len(asked)
+    part.counts = +part.counts
+    if not asked:
         part.counts["scenes without an object to anchor to"] = 1
         return part
     images = tuple(relative_path(frame.image) for frame in chosen)
-    shown = ShownScene(scene, boxes, images, geometry, chosen[0].size)
+    shown = ShownScene(scene, asked, images, geometry, chosen[0].size, beside=shown)
     part.records = anchor_records(shown, task, options.frame, options.instructions, rng)
     return part
+
+
+def _points(box: Box) -> np.ndarray:
+    """The centre of a box, then its corners."""
+    return np.concatenate([box.centre[None], box.corners()])
 
 
 def _drawn(

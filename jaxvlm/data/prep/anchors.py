@@ -31,6 +31,7 @@ class ShownScene:
       image_size: (width, height) in pixels.
       up: vertical axis of the data set's own world; "y" where that was turned to z.
       rendered: the views were drawn from the boxes.
+      beside: boxes that are in view, from which others must be told apart; None for `boxes`.
     """
 
     scene_id: str
@@ -40,6 +41,7 @@ class ShownScene:
     image_size: tuple[int, int]
     up: str = "z"
     rendered: bool = False
+    beside: Sequence[Box] | None = None
 
 
 def anchor_records(
@@ -83,7 +85,7 @@ def anchor_records(
         "task": task,
         "scene_id": scene.scene_id,
     }
-    said = phrases(scene.boxes, translation[0])
+    said = phrases(scene.boxes if scene.beside is None else scene.beside, translation[0])
     pairs = [(box, phrase) for box in scene.boxes for phrase in said[box.name]]
     if most is not None:
         pairs = _spread(pairs, most, rng)

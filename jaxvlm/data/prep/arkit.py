@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from jaxvlm.data.boxes import OBJECT, Box, upright_axes
+from jaxvlm.data.boxes import OBJECT, Box, box_axes, flattened
+from jaxvlm.data.frames import is_rotation
 from jaxvlm.data.prep.files import read_json, read_numbers
-from jaxvlm.data.prep.scan import Frame, image_size
+from jaxvlm.data.prep.scan import ScanFrame, image_size
+from jaxvlm.data.prep.view_choice import thinned
 from jaxvlm.errors import UserError
 
 # Seconds that a pose and intrinsics may be off an image.
@@ -43,8 +45,8 @@ def frames_folder(folder: Path) -> Path | None:
     return None
 
 
-def read_frames(folder: Path, scene: str) -> tuple[list[Frame], int]:
-    """The frames of a scene that have pose and intrinsics, and how many have not.
+def read_frames(folder: Path, scene: str) -> tuple[list[ScanFrame], int]:
+    """The frames of a scene that have pose and intrinsics, evenly thinned, and how many have not.
 
     Args:
       folder: of `lowres_wide` and the others.
@@ -61,17 +63,21 @@ def read_frames(folder: Path, scene: str) -> tuple[list[Frame], int]:
     depths = _by_time(folder / "lowres_depth", scene, ".png")
     pincam_times, depth_times = (np.array(list(found)) for found in (pincams, depths))
     size = image_size(next(iter(images.values())))
-    frames, lost = [], 0
+    matched, lost = [], 0
     for time, image in images.items():
         pose = _nearest(times, time, _POSE_OFF)
         pincam = _nearest(pincam_times, time, _PINCAM_OFF)
         if pose is None or pincam is None or not np.isfinite(poses[pose]).all():
             lost += 1
             continue
-        intrinsics = read_pincam(pincams[pincam_times[pincam]], size, image)
         depth = _nearest(depth_times, time, _PINCAM_OFF)
         depth_path = None if depth is None else depths[depth_times[depth]]
-        frames.append(Frame(image, depth_path, poses[pose], intrinsics, size))
+        matched.append((image, depth_path, poses[pose], pincams[pincam_times[pincam]]))
+    # Before the files of intrinsics are read, one a frame.
+    frames = [
+        ScanFrame(image, depth, pose, read_pincam(pincam, size, image), size)
+        for image, depth, pose, pincam in thinned(matched)
+    ]
     if not frames:
         raise UserError(
             f"{folder}: none of {len(images)} images has a pose in lowres_wide.traj within "
@@ -176,14 +182,18 @@ def _box(entry: object, where: str, number: int, eye: np.ndarray | None) -> Box:
     centre = _numbers(aligned, "centroid", 3, where)
     lengths = _numbers(aligned, "axesLengths", 3, where)
     rows = _numbers(aligned, "normalizedAxes", 9, where).reshape(3, 3)
-    if np.abs(rows @ rows.T - np.eye(3)).max() > 1e-2:
+    # Axes may be listed in any order, so that they mirror.
+    if not is_rotation(rows) and not is_rotation(-rows):
         raise UserError(f"{where}: obbAligned.normalizedAxes is no rotation")
     if lengths.min() <= 0:
         raise UserError(f"{where}: obbAligned.axesLengths must be positive metres")
     up = int(np.argmax(np.abs(rows[:, 2])))
     flat = [axis for axis in range(3) if axis != up]
+    towards = np.zeros(3)
     if aligned.get("dominantNormal") is not None:
-        towards = _numbers(aligned, "dominantNormal", 3, where)
+        towards = flattened(_numbers(aligned, "dominantNormal", 3, where))
+    # A normal that points up says nothing about the front.
+    if np.linalg.norm(towards) > 0.5:
         flat.sort(key=lambda axis: -abs(rows[axis] @ towards))
     else:
         towards = np.zeros(3) if eye is None else eye - centre
@@ -192,7 +202,7 @@ def _box(entry: object, where: str, number: int, eye: np.ndarray | None) -> Box:
     normal = rows[front] * (1 if rows[front] @ towards >= 0 else -1)
     size = np.array([lengths[side], lengths[up], lengths[front]])
     category = _WORDS.get(label, label.replace("_", " "))
-    return Box(uid, OBJECT, category, centre, upright_axes(normal), size)
+    return Box(uid, OBJECT, category, centre, box_axes(flattened(normal)), size)
 
 
 def _numbers(aligned: dict, field: str, count: int, where: str) -> np.ndarray:

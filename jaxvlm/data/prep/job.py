@@ -10,7 +10,6 @@ import fcntl
 import functools
 import hashlib
 import json
-import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxvlm.console import progress
+from jaxvlm.data.prep.workers import made_of
 from jaxvlm.data.record import Record, record_entry
 from jaxvlm.data.records import record_writer
 from jaxvlm.errors import UserError
@@ -87,9 +87,7 @@ class Job:
         with self._alone():
             if self._claim(overwrite):
                 self._make(workers)
-                shutil.rmtree(self._parts)
             else:
-                shutil.rmtree(self._parts)
                 print(f"{self.output}: up to date")
 
     @property
@@ -117,12 +115,22 @@ class Job:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        with (self._parts / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"another run is making {self.output}; wait for it") from None
-            yield
+        """Locks the output; a folder of parts that holds nothing afterwards is removed."""
+        idle = False
+        try:
+            with (self._parts / ".lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    raise UserError(f"another run is making {self.output}; wait for it") from None
+                try:
+                    yield
+                finally:
+                    idle = [path.name for path in self._parts.iterdir()] == [".lock"]
+        finally:
+            if idle:
+                # Not before the lock is closed: NFS keeps the folder of an open file.
+                shutil.rmtree(self._parts, ignore_errors=True)
 
     def _claim(self, overwrite: bool) -> bool:
         """False where the output stands already; parts of other settings are removed."""
@@ -158,7 +166,7 @@ class Job:
         if done:
             print(f"{self.output}: {done:,} of {len(self.scenes):,} scenes are there, going on")
         with progress("scenes", len(self.scenes), done) as advance:
-            for scene, part in _parts_of(self.work, missing, min(workers, len(missing) or 1)):
+            for scene, part in made_of(_Entries(self.work), missing, workers):
                 write_text(self._part(scene), json.dumps(part))
                 advance()
         self._join()
@@ -199,6 +207,8 @@ class Job:
             "notes": notes,
         }
         write_text(self._meta, json.dumps(meta, indent=2) + "\n")
+        for path in self._parts.glob("*.json"):
+            path.unlink()
         print(f"{self.output}: {records:,} records of {len(self.scenes):,} scenes")
         for name, count in counts.items():
             print(f"  {count:,} {name}")
@@ -206,32 +216,15 @@ class Job:
             print(f"  {note}")
 
 
-def _parts_of(
-    work: Callable[[str], Part], scenes: list[str], workers: int
-) -> Iterator[tuple[str, dict]]:
-    """(scene, part as JSON) of each scene, as they are finished."""
-    if workers == 1:
-        yield from (_make(work, scene) for scene in scenes)
-        return
-    # The work may hold every question of a data set: it is sent once a process, not once a scene.
-    with multiprocessing.get_context("spawn").Pool(workers, _start, (work,)) as pool:
-        yield from pool.imap_unordered(_make_here, scenes)
+@dataclasses.dataclass(frozen=True)
+class _Entries:
+    """The work of a job, its part as JSON."""
 
+    work: Callable[[str], Part]
 
-def _make(work: Callable[[str], Part], scene: str) -> tuple[str, dict]:
-    part = work(scene)
-    entries = [record_entry(record) for record in part.records]
-    made = {"records": entries, "counts": part.counts, "notes": part.notes, "views": part.views}
-    return scene, made
-
-
-def _start(work: Callable[[str], Part]) -> None:
-    global _work
-    _work = work
-
-
-def _make_here(scene: str) -> tuple[str, dict]:
-    return _make(_work, scene)
+    def __call__(self, scene: str) -> dict:
+        part = self.work(scene)
+        return {**vars(part), "records": [record_entry(record) for record in part.records]}
 
 
 def _read(path: Path) -> dict | None:

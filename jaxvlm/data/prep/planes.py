@@ -8,11 +8,11 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
-from jaxvlm.data.boxes import SURFACE_DEPTH, Box, upright_axes
+from jaxvlm.data.boxes import SURFACE_DEPTH, Box, box_axes
+from jaxvlm.data.frames import is_rotation
 from jaxvlm.data.prep.files import read_json
-from jaxvlm.data.prep.scan import Frame, image_size
+from jaxvlm.data.prep.scan import ScanFrame, image_size
 from jaxvlm.errors import UserError
 
 
@@ -23,12 +23,10 @@ class PlanesScene:
     Attributes:
       boxes: the planes.
       frames: the cameras.
-      depths: depth histogram of each frame, by its image; empty where the file has none.
     """
 
     boxes: list[Box]
-    frames: list[Frame]
-    depths: dict[Path, Float[np.ndarray, "16"]]
+    frames: list[ScanFrame]
 
 
 def find_planes(root: Path) -> list[Path]:
@@ -49,16 +47,13 @@ def read_planes(folder: Path) -> PlanesScene:
         _plane(entry, f"{planes_path}: item {number}", number)
         for number, entry in enumerate(_list(planes_path))
     ]
-    frames, depths = [], {}
-    for number, entry in enumerate(_list(cameras_path)):
-        where = f"{cameras_path}: item {number}"
-        frame, depth = _camera(entry, folder, where)
-        frames.append(frame)
-        if depth is not None:
-            depths[frame.image] = depth
+    frames = [
+        _camera(entry, folder, f"{cameras_path}: item {number}")
+        for number, entry in enumerate(_list(cameras_path))
+    ]
     if not frames:
         raise UserError(f"{cameras_path}: the file holds no cameras")
-    return PlanesScene(boxes, frames, depths if len(depths) == len(frames) else {})
+    return PlanesScene(boxes, frames)
 
 
 def _list(path: Path) -> list:
@@ -83,10 +78,10 @@ def _plane(entry: object, where: str, number: int) -> Box:
     depth = max(extent[2], SURFACE_DEPTH) if len(extent) == 3 else SURFACE_DEPTH
     size = np.array([*extent[:2], depth])
     category = label.replace("_", " ")
-    return Box(f"{label}-{number}", "plane", category, centre, upright_axes(normal), size)
+    return Box(f"{label}-{number}", "plane", category, centre, box_axes(normal), size)
 
 
-def _camera(entry: object, folder: Path, where: str) -> tuple[Frame, np.ndarray | None]:
+def _camera(entry: object, folder: Path, where: str) -> ScanFrame:
     path = entry.get("rgb_path") if isinstance(entry, dict) else None
     if not isinstance(path, str) or not path:
         raise UserError(f"{where}: needs a text 'rgb_path'")
@@ -94,7 +89,7 @@ def _camera(entry: object, folder: Path, where: str) -> tuple[Frame, np.ndarray 
     if image is None:
         raise UserError(f"{where}: the image {path!r} does not exist in {folder} nor here")
     pose = _numbers(entry, "pose", (16,), where).reshape(4, 4)
-    if np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() > 1e-2:
+    if not is_rotation(pose[:3, :3]):
         raise UserError(f"{where}: the upper left 3 x 3 of 'pose' is no rotation")
     intrinsics = _numbers(entry, "intrinsics", (9,), where).reshape(3, 3)
     if min(intrinsics[0, 0], intrinsics[1, 1]) <= 0:
@@ -106,7 +101,7 @@ def _camera(entry: object, folder: Path, where: str) -> tuple[Frame, np.ndarray 
             raise UserError(
                 f"{where}: 'depth_hist' adds up to {depth.sum():.4g}; give fractions over 0-10 m"
             )
-    return Frame(image, None, pose, intrinsics, image_size(image)), depth
+    return ScanFrame(image, depth, pose, intrinsics, image_size(image))
 
 
 def _numbers(entry: dict, field: str, counts: tuple[int, ...], where: str) -> np.ndarray:

@@ -28,6 +28,19 @@ class Question:
     object_names: tuple[str, ...] = ()
 
 
+def question_files(dataset: str, qa_file: Path, annotations: Path | None) -> list[Path]:
+    """The files that questions are read from: one, or SQA3D's two.
+
+    Raises:
+      UserError: SQA3D's annotations are not given and not found.
+    """
+    if dataset == "sqa3d":
+        return [qa_file, annotations or _beside(qa_file)]
+    if annotations is not None:
+        raise UserError("--annotations: ScanQA's answers stand in its question file")
+    return [qa_file]
+
+
 def read_questions(dataset: str, qa_file: Path, annotations: Path | None) -> list[Question]:
     """Reads an official file.
 
@@ -40,11 +53,8 @@ def read_questions(dataset: str, qa_file: Path, annotations: Path | None) -> lis
     Raises:
       UserError: a missing or foreign file, or a question without one of its fields.
     """
-    if dataset == "scanqa":
-        if annotations is not None:
-            raise UserError("--annotations: ScanQA's answers stand in its question file")
-        return _scanqa(qa_file)
-    return _sqa3d(qa_file, annotations or _beside(qa_file))
+    files = question_files(dataset, qa_file, annotations)
+    return _scanqa(*files) if dataset == "scanqa" else _sqa3d(*files)
 
 
 def _scanqa(path: Path) -> list[Question]:
@@ -57,9 +67,9 @@ def _scanqa(path: Path) -> list[Question]:
             question_id=_text(row, "question_id", f"{path}: item {number}"),
             scene_id=_text(row, "scene_id", f"{path}: item {number}"),
             question=_text(row, "question", f"{path}: item {number}"),
-            answers=tuple(row.get("answers") or ()),
-            object_ids=tuple(row.get("object_ids") or ()),
-            object_names=tuple(row.get("object_names") or ()),
+            answers=_items(row, "answers", str, f"{path}: item {number}"),
+            object_ids=_items(row, "object_ids", int | str, f"{path}: item {number}"),
+            object_names=_items(row, "object_names", str, f"{path}: item {number}"),
         )
         for number, row in enumerate(rows)
     ]
@@ -91,21 +101,31 @@ def _sqa3d(path: Path, annotations: Path) -> list[Question]:
                 f"about {found.get('scene_id')!r}"
             )
         try:
-            texts = [str(answer["answer"]) for answer in found["answers"]]
+            texts = [answer["answer"] for answer in found["answers"]]
         except (KeyError, TypeError):
-            raise UserError(
-                f"{annotations}: the annotation of {key} has no answers[].answer"
-            ) from None
+            texts = [None]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise UserError(f"{annotations}: the annotation of {key} has no text answers[].answer")
         questions.append(
             Question(
                 question_id=key,
                 scene_id=_text(row, "scene_id", where),
                 question=_text(row, "question", where),
                 answers=tuple(dict.fromkeys(texts)),
-                situation=str(row.get("situation") or ""),
+                situation=_optional(row, "situation", where),
             )
         )
     return questions
+
+
+def _items(row: dict, field: str, kind, where: str) -> tuple:
+    """An optional list; an answer that holds nothing is no answer."""
+    values = row.get(field) or []
+    if not isinstance(values, list) or not all(
+        isinstance(v, kind) and not isinstance(v, bool) for v in values
+    ):
+        raise UserError(f"{where}: {field!r} must be a list, found {values!r}")
+    return tuple(v for v in values if str(v).strip())
 
 
 def _beside(questions: Path) -> Path:
@@ -121,6 +141,10 @@ def _beside(questions: Path) -> Path:
 
 def _has(value: object, name: str) -> bool:
     return isinstance(value, dict) and isinstance(value.get(name), list)
+
+
+def _optional(row: dict, field: str, where: str) -> str:
+    return _text(row, field, where) if row.get(field) else ""
 
 
 def _text(row: object, field: str, where: str) -> str:

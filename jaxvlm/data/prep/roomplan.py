@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from jaxvlm.data.boxes import OBJECT, SURFACE_DEPTH, Box, upright_axes
-from jaxvlm.data.frames import Y_UP_TO_Z_UP
+from jaxvlm.data.boxes import OBJECT, SURFACE_DEPTH, Box, box_axes
+from jaxvlm.data.frames import Y_UP_TO_Z_UP, is_rotation
 from jaxvlm.data.prep.files import read_json
 from jaxvlm.errors import UserError
 
@@ -108,7 +108,7 @@ def _surface(entry: object, group: str, where: str, notes: list[str]) -> Box:
         group=group,
         category=group,
         centre=matrix[:3, 3],
-        axes=upright_axes(matrix[:3, 2]),
+        axes=box_axes(matrix[:3, 2]),
         size=np.array([width, height, SURFACE_DEPTH]),
         attributes=attributes,
         parent=entry.get("parentIdentifier"),
@@ -127,7 +127,7 @@ def _object(entry: object, where: str) -> Box:
         group=OBJECT,
         category=_WORDS.get(word, _words(word)),
         centre=matrix[:3, 3],
-        axes=upright_axes(matrix[:3, 2]),
+        axes=box_axes(matrix[:3, 2]),
         size=size,
         attributes=_attributes(entry.get("attributes")),
         parent=entry.get("parentIdentifier"),
@@ -179,8 +179,7 @@ def _placed(entry: object, where: str, flat: bool) -> tuple[np.ndarray, np.ndarr
         matrix = np.full((4, 4), np.nan)
     if not np.isfinite(matrix).all():
         raise UserError(f"{where}: 'transform' must be 16 finite numbers, column-major")
-    rotation = matrix[:3, :3]
-    if np.abs(rotation.T @ rotation - np.eye(3)).max() > 1e-2:
+    if not is_rotation(matrix[:3, :3]):
         raise UserError(f"{where}: the first three columns of 'transform' are no rotation")
     try:
         size = np.array(entry["dimensions"], np.float64).reshape(3)

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from jaxvlm.data.frames import is_rotation
 from jaxvlm.data.prep.files import read_numbers
-from jaxvlm.data.prep.scan import Frame, image_size
+from jaxvlm.data.prep.scan import ScanFrame, image_size
+from jaxvlm.data.prep.view_choice import MOST_CANDIDATES, thinned
 from jaxvlm.errors import UserError
 
 _IMAGES = (".jpg", ".jpeg", ".png")
@@ -25,25 +27,26 @@ class ScanNetScene:
 
     Attributes:
       frames: in the order of their numbers.
-      lost: frames whose pose holds inf or NaN.
+      lost: of the frames looked at, those whose pose holds inf or NaN.
     """
 
-    frames: list[Frame]
+    frames: list[ScanFrame]
     lost: int
 
 
 def find_scene(root: Path, scene_id: str) -> Path | None:
-    """The folder of a scene: `root/<scene>`, or below `scans`, `scans_test`, `posed_images`."""
-    folders = (root, *(root / name for name in ("scans", "scans_test", "posed_images")))
+    """The folder of a scene: `root/<scene>`, or below `scans` or `scans_test`."""
+    folders = (root, root / "scans", root / "scans_test")
     return next((f / scene_id for f in folders if (f / scene_id).is_dir()), None)
 
 
-def read_scene(folder: Path, with_depth: bool) -> ScanNetScene:
+def read_scene(folder: Path, with_depth: bool, aligned: bool = True) -> ScanNetScene:
     """Reads poses and intrinsics; images are only found, not decoded.
 
     Args:
       folder: of the scene.
       with_depth: every frame must have a depth image.
+      aligned: the scene must have its `<scene>.txt`, whose axisAlignment levels it.
 
     Raises:
       UserError: naming the missing or wrong file.
@@ -56,12 +59,18 @@ def read_scene(folder: Path, with_depth: bool) -> ScanNetScene:
         )
     depths = _numbered(folder / "depth", (".png",)) if with_depth else {}
     info = read_info(folder)
+    if aligned and not info:
+        raise UserError(
+            f"{folder / folder.name}.txt is missing, whose axisAlignment turns the scene upright; "
+            "download it beside the export, or pass --unaligned"
+        )
     first = next(iter(images.values()))
     size = image_size(first)
     intrinsics = _intrinsics(folder, size, info, first)
     alignment = axis_alignment(folder, info)
     frames, lost = [], 0
-    for number, image in images.items():
+    # Not all the poses of a video are read, one file each; half as many as are looked at would do.
+    for number, image in thinned(list(images.items()), 2 * MOST_CANDIDATES):
         pose = _pose(folder / "pose" / f"{number}.txt")
         if pose is None:
             lost += 1
@@ -71,7 +80,7 @@ def read_scene(folder: Path, with_depth: bool) -> ScanNetScene:
                 f"{folder / 'depth' / f'{number}.png'} is missing; export depth images, or pass "
                 "--no-depth"
             )
-        frames.append(Frame(image, depths.get(number), alignment @ pose, intrinsics, size))
+        frames.append(ScanFrame(image, depths.get(number), alignment @ pose, intrinsics, size))
     return ScanNetScene(frames, lost)
 
 
@@ -117,9 +126,8 @@ def _pose(path: Path) -> Float[np.ndarray, "4 4"] | None:
     pose = np.array(read_numbers(path, 16)).reshape(4, 4)
     if not np.isfinite(pose).all():
         return None
-    off = np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max()
-    if off > 1e-2:
-        raise UserError(f"{path}: the upper left 3 x 3 is no rotation (off by {off:.2g})")
+    if not is_rotation(pose[:3, :3]):
+        raise UserError(f"{path}: the upper left 3 x 3 is no rotation; expected camera-to-world")
     return pose
 
 
@@ -131,16 +139,19 @@ def _intrinsics(
     if not path.is_file():
         raise UserError(f"{path} is missing; export the intrinsics (--export_intrinsics)")
     k = np.array(read_numbers(path, 16)).reshape(4, 4)[:3, :3]
+    if not np.isfinite(k).all():
+        raise UserError(f"{path}: expected finite numbers")
+    found = [k]
     original = [info.get(name, "") for name in ("colorWidth", "colorHeight")]
     if all(text.isdecimal() and int(text) for text in original):
-        # Images that were exported smaller.
-        k[0] *= size[0] / int(original[0])
-        k[1] *= size[1] / int(original[1])
-    off = np.abs(k[:2, 2] / np.array(size) - 0.5)
-    if not np.isfinite(k).all() or off.max() > _OFF_CENTRE:
+        # Images that were exported smaller; some exports scale the intrinsics, too.
+        scale = [size[0] / int(original[0]), size[1] / int(original[1]), 1]
+        found.append(k * np.array(scale)[:, None])
+    off = [np.abs(m[:2, 2] / np.array(size) - 0.5).max() for m in found]
+    if min(off) > _OFF_CENTRE:
         raise UserError(
             f"{path}: the centre {k[0, 2]:g} x {k[1, 2]:g} does not fit {image}, which has "
             f"{size[0]} x {size[1]} pixels; were the images exported in another size? Then "
-            f"{folder.name}.txt must have colorWidth and colorHeight"
+            f"colorWidth and colorHeight of {folder.name}.txt must be what the intrinsics are of"
         )
-    return k
+    return found[int(np.argmin(off))]

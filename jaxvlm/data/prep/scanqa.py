@@ -24,6 +24,7 @@ class ScanNetQuestions:
       num_views: views a record at most.
       views: method of `choose_views`.
       with_depth: add depth histograms.
+      aligned: scenes must have their axisAlignment.
       seed: for random views.
     """
 
@@ -33,6 +34,7 @@ class ScanNetQuestions:
     num_views: int
     views: str
     with_depth: bool
+    aligned: bool
     seed: int
 
     def __call__(self, scene_id: str) -> Part:
@@ -40,14 +42,14 @@ class ScanNetQuestions:
         folder = find_scene(self.scan_root, scene_id)
         if folder is None:
             raise UserError(f"{self.scan_root / scene_id} has gone")
-        scene = read_scene(folder, self.with_depth)
-        part = Part(counts=Counter({"frames": len(scene.frames) + scene.lost}))
+        scene = read_scene(folder, self.with_depth, self.aligned)
+        part = Part(counts=Counter({"frames looked at": len(scene.frames) + scene.lost}))
         if scene.lost:
             part.counts["frames without a finite pose, left out"] = scene.lost
         if not scene.frames:
             raise UserError(f"{folder / 'pose'}: no frame has a finite pose")
         rng = scene_rng(self.seed, scene_id)
-        chosen = choose_frames(scene.frames, "z", self.num_views, self.views, rng)
+        chosen = choose_frames(scene.frames, self.num_views, self.views, rng)
         if len(chosen) < self.num_views:
             part.counts[f"scenes with fewer than {self.num_views} frames"] = 1
         shared = {

@@ -1,18 +1,16 @@
 """Splitting records into train and test: by scene, alike in kind, duplicates removed first."""
 
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxvlm.data.audit.checks import room_of
 from jaxvlm.data.audit.duplicates import row_key
 from jaxvlm.data.record import Record
 from jaxvlm.data.records import RecordFile
 from jaxvlm.errors import UserError
 
-# ScanNet scans a room several times: scene0011_00 and scene0011_01 show the same one.
-_ROOM = re.compile(r"(scene\d{4})_\d{2}")
 # SQA3D's types, by the first word of the question.
 _FIRST_WORDS = ("what", "is", "how", "can", "which")
 
@@ -29,9 +27,15 @@ def stratum(record: Record) -> str:
 
 
 def split_by_scene(
-    files: Sequence[RecordFile], test_ratio: float, seed: int
+    files: Sequence[RecordFile], test_ratio: float, seed: int, known: Mapping[str, str]
 ) -> tuple[list[Place], list[Place], Counter]:
     """Divides records so that no room is on both sides.
+
+    Args:
+      files: the records.
+      test_ratio: share of the records that go to test.
+      seed: of the order in which rooms of one size are dealt.
+      known: rooms of scenes, see `room_of`.
 
     Rooms are dealt one by one, largest first, to where they bring both sides closest to the wanted
     share of every kind of question.
@@ -57,9 +61,9 @@ def split_by_scene(
             seen.add(key)
             if not record.scene_id:
                 raise UserError(f"{record.origin}: splitting by scene needs a 'scene_id'")
-            named = _ROOM.fullmatch(record.scene_id)
-            room = named.group(1) if named else record.scene_id
-            rooms.setdefault(room, []).append(((number, index), stratum(record)))
+            rooms.setdefault(room_of(record.scene_id, known), []).append(
+                ((number, index), stratum(record))
+            )
     if len(rooms) < 2:
         raise UserError(f"splitting by scene needs at least two rooms, found {len(rooms)}")
     test_rooms = _choose(rooms, test_ratio, seed)
@@ -92,7 +96,9 @@ def _choose(rooms: dict[str, list[tuple[Place, str]]], ratio: float, seed: int) 
         off_test = np.square(test + shares[row] - ratio * dealt).sum()
         off_train = np.square(test - ratio * dealt).sum()
         last = number == len(order) - 1
-        if off_test < off_train or (last and not chosen):
+        # The last room goes where there is none yet.
+        to_test = not chosen if last and len(chosen) in (0, number) else off_test < off_train
+        if to_test:
             chosen.add(names[row])
             test = test + shares[row]
         else:

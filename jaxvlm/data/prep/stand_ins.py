@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxvlm.data.boxes import OBJECT, Box, upright_axes
+from jaxvlm.data.boxes import OBJECT, Box, box_axes
 from jaxvlm.data.frames import Frame, upright
 from jaxvlm.data.prep.drawn import draw_scene, save_views
 from jaxvlm.data.prep.job import Part
@@ -95,7 +95,7 @@ def _box(record: Record, number: int) -> Box | None:
     turn = upright(record.up)
     quoted = _QUOTED.search(record.question)
     category = (*record.object_names, quoted.group(1) if quoted else "thing")[0]
-    axes = upright_axes(turn @ np.array(action["normal"], np.float64))
+    axes = box_axes(turn @ np.array(action["normal"], np.float64))
     size = np.array(action["extent"], np.float64)
     if size.min() <= 0:
         return None

@@ -41,7 +41,10 @@ def choose_views(
     method: str,
     rng: np.random.Generator,
 ) -> list[int]:
-    """Indices of the chosen frames, the most telling first, so that fewer views are a prefix.
+    """Indices of the chosen frames.
+
+    By coverage the most telling comes first, so that fewer views are a prefix; otherwise they
+    stand in the scan's order.
 
     Args:
       rotations: camera-to-world, camera axes x right, y down, z forward; z is up in the world.

@@ -89,7 +89,7 @@ def test_what_the_question_file_says_is_kept(tmp_path, scan):
 def test_frames_without_a_pose_are_left_out_and_counted(tmp_path, scan, capsys):
     output = prepare(tmp_path, scan, "--num-views", 30)
     assert "2 frames without a finite pose" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out.jsonl.meta").read_text())["counts"]["frames"] == 12
+    assert json.loads((tmp_path / "out.jsonl.meta").read_text())["counts"]["frames looked at"] == 12
     images = read_lines(output)[0]["images"]
     assert len(images) == 10 and not any(image.endswith(("/0.jpg", "/20.jpg")) for image in images)
 

@@ -59,12 +59,12 @@ def test_rooms_stay_together_and_every_distinct_row_is_somewhere_once(
     ]
     path = write(tmp_path_factory.mktemp("split") / "all.jsonl", rows + rows[::3])
     files = [RecordFile(path)]
-    train, test, counts = split_by_scene(files, ratio, seed)
+    train, test, counts = split_by_scene(files, ratio, seed, {})
     assert counts["duplicates removed"] == len(rows[::3])
     assert len(train) + len(test) == len(rows) and not set(train) & set(test)
     sides = [{files[0][i].scene_id[:9] for _, i in side} for side in (train, test)]
     assert not sides[0] & sides[1] and sides[0] and sides[1]
-    assert split_by_scene(files, ratio, seed)[:2] == (train, test)
+    assert split_by_scene(files, ratio, seed, {})[:2] == (train, test)
 
 
 def test_the_ratio_is_met_for_every_kind(tmp_path):
