@@ -1,12 +1,18 @@
 """Files that are whole or not there."""
 
 import os
+import secrets
 from pathlib import Path
+
+
+def draft_of(path: Path) -> Path:
+    """A name beside a file that no other process, here or on another host, uses."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(6)}.draft")
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes the file beside its place and renames it, so that no reader sees a part of it."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft = draft_of(path)
     draft.write_text(text, encoding="utf-8")
     os.replace(draft, path)
 

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from jaxvlm.data.frames import Frame, is_level, move_action, rounded
+from jaxvlm.data.frames import Frame, is_level, move_action, rounded, upright
+from jaxvlm.data.record import Record
 
 # RoomPlan's walls, doors, windows and openings are flat; an anchor is a box.
 SURFACE_DEPTH = 0.1
@@ -78,6 +79,20 @@ def box_axes(
 def flattened(normal: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
     """A front without what little it is tilted: things stand upright."""
     return np.array([normal[0], normal[1], 0.0])
+
+
+def action_box(record: Record) -> Box | None:
+    """The box of a record's action, in its frame turned to z up."""
+    action = record.action or {}
+    fields = [action.get(name) for name in ("center", "normal", "extent")]
+    if None in fields or not np.linalg.norm(fields[1]) or min(fields[2]) <= 0:
+        return None
+    turn = upright(record.up)
+    centre, normal = turn @ np.array(fields[0]), turn @ np.array(fields[1])
+    axis = turn @ np.array(action.get("axis") or [1.0, 0, 0])
+    name = (*record.object_names, "")[0]
+    axes = box_axes(normal, axis)
+    return Box(name, "object", name, centre, axes, np.array(fields[2], np.float64))
 
 
 def place_anchor(box: Box, scene: str, frame: Frame) -> dict:

@@ -14,6 +14,7 @@ from pathlib import Path
 from jaxvlm.data.items import ItemFile
 from jaxvlm.data.record import Record, parse_record, record_entry
 from jaxvlm.errors import UserError
+from jaxvlm.files import draft_of
 
 
 class RecordFile(Sequence[Record]):
@@ -101,7 +102,7 @@ def record_writer(path: Path) -> Iterator[Callable[[dict | Record], None]]:
       UserError: the file cannot be written.
     """
     listed = path.suffix == ".json"
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft = draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("w", encoding="utf-8") as file:

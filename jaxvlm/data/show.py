@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from jaxvlm import entry
 from jaxvlm.data.audit.checks import check_record
-from jaxvlm.data.boxes import Box, box_axes
+from jaxvlm.data.boxes import action_box
 from jaxvlm.data.frames import upright
 from jaxvlm.data.geometry import DEPTH_BINS, DEPTH_RANGE
 from jaxvlm.data.images import find_image, open_image
@@ -183,20 +183,6 @@ def _clipped(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | No
     if a[2] < _NEAR:
         a = a + (b - a) * (_NEAR - a[2]) / (b[2] - a[2])
     return a, b
-
-
-def action_box(record: Record) -> Box | None:
-    """The box of a record's action, in its frame turned to z up."""
-    action = record.action or {}
-    fields = [action.get(name) for name in ("center", "normal", "extent")]
-    if None in fields or not np.linalg.norm(fields[1]):
-        return None
-    turn = upright(record.up)
-    centre, normal = turn @ np.array(fields[0]), turn @ np.array(fields[1])
-    axis = turn @ np.array(action.get("axis") or [1.0, 0, 0])
-    name = (*record.object_names, "")[0]
-    axes = box_axes(normal, axis)
-    return Box(name, "object", name, centre, axes, np.array(fields[2], np.float64))
 
 
 def _from_above(record: Record, size: tuple[int, int]) -> Image.Image | None:

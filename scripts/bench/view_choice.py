@@ -7,6 +7,7 @@ method, and prints the share of the room's surface points that the chosen views 
 """
 
 import argparse
+import functools
 import json
 import platform
 from pathlib import Path
@@ -29,19 +30,8 @@ def main(flags: argparse.Namespace) -> None:
     shares = {method: [] for method in METHODS}
     with progress("rooms", flags.rooms) as advance:
         for index in range(flags.rooms):
-            room = generate_room(flags.seed, "val", index)
-            mesh = room_mesh(room)
-            rng = np.random.default_rng((flags.seed, index))
-            cameras = walk(room, rng)
-            poses = np.stack([camera.cam_to_world for camera in cameras])
-            fields = np.tile([WIDTH / HEIGHT / 2 / FOCAL, 0.5 / FOCAL], (FRAMES, 1))
-            seen = seen_points(mesh, cameras, rng)
-            reachable = max(seen.any(0).sum(), 1)
             for method in METHODS:
-                chosen = choose_views(
-                    poses[:, :3, :3], poses[:, :3, 3], fields, flags.views, method, rng
-                )
-                shares[method].append(seen[chosen].any(0).sum() / reachable)
+                shares[method].append(share(flags.seed, index, flags.views, method))
             advance()
     rows = [
         (method, f"{np.mean(v):.1%}", f"{np.std(v) / len(v) ** 0.5:.1%}", f"{np.min(v):.1%}")
@@ -61,6 +51,24 @@ def main(flags: argparse.Namespace) -> None:
             "worst": {m: float(np.min(v)) for m, v in shares.items()},
         }
         flags.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def share(seed: int, index: int, views: int, method: str) -> float:
+    """Share of what a walk through a room sees that the chosen views of it see."""
+    rng = np.random.default_rng((seed, index))
+    cameras, seen = _walked(seed, index)
+    poses = np.stack([camera.cam_to_world for camera in cameras])
+    fields = np.tile([WIDTH / HEIGHT / 2 / FOCAL, 0.5 / FOCAL], (FRAMES, 1))
+    chosen = choose_views(poses[:, :3, :3], poses[:, :3, 3], fields, views, method, rng)
+    return float(seen[chosen].any(0).sum() / max(seen.any(0).sum(), 1))
+
+
+@functools.lru_cache(maxsize=8)
+def _walked(seed: int, index: int) -> tuple[list[Camera], np.ndarray]:
+    room = generate_room(seed, "val", index)
+    rng = np.random.default_rng((seed, index))
+    cameras = walk(room, rng)
+    return cameras, seen_points(room_mesh(room), cameras, rng)
 
 
 def walk(room: Room, rng: np.random.Generator) -> list[Camera]:

@@ -52,8 +52,8 @@ def _stand_ins(flags: argparse.Namespace, inputs: Inputs) -> tuple[list[str], St
     members: dict[str, list[int]] = {}
     for index, record in enumerate(RecordFile(path)):
         members.setdefault(record.scene_id, []).append(index)
-    options = anchor_options(flags)
-    work = StandIns(path, members, options.draw, options.num_views, options.image_size, (".",))
+    options, roots = anchor_options(flags), tuple(flags.image_root)
+    work = StandIns(path, members, options.draw, options.num_views, options.image_size, roots)
     return list(members), work
 
 
@@ -64,6 +64,12 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--output", required=True, type=Path, help=".jsonl or .json")
     add_views(flags, 10)
     add_anchors(flags)
+    flags.add_argument(
+        "--image-root",
+        nargs="+",
+        default=[".", "data/raw"],
+        help="folders of a record file's image paths, after its own (default: . data/raw)",
+    )
     flags.add_argument("--floor-plans", type=Path, metavar="DIR", help="draw a plan of each scene")
     add_run(flags)
     return flags

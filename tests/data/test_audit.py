@@ -98,6 +98,50 @@ def test_a_duplicate_with_an_id_of_its_own_is_a_warning(folder):
     }
 
 
+def test_without_a_scene_the_images_are_the_scene(folder):
+    Image.new("RGB", (40, 40)).save(folder / "b.png")
+    plain = {"question": "How many?", "answer": "2"}
+    path = write(
+        folder / "r.jsonl",
+        {**plain, "images": ["a.png"]},
+        {**plain, "images": ["b.png"]},
+        {**plain, "images": ["a.png"], "situation": "I stand at the door."},
+    )
+    assert audit_file(RecordFile(path), [], True).problems == {}
+
+
+def test_fixing_keeps_rows_that_have_an_id_of_their_own(folder):
+    rows = [{**GOOD, "question_id": i} for i in ("1", "2", "1", "")]
+    findings = audit_file(RecordFile(write(folder / "r.jsonl", *rows)), [], True)
+    assert mend(findings, folder / "fixed.jsonl")[0] == 2
+    assert [line["question_id"] for line in read_lines(folder / "fixed.jsonl")] == ["1", "2"]
+
+
+def test_rooms_that_are_scanned_twice_may_not_be_on_both_sides(folder):
+    scans = ("scene0011_00", "scene0011_01", "41000001", "41000002")
+    write(folder / "train.jsonl", *({**GOOD, "scene_id": s} for s in scans[::2]))
+    write(folder / "test.jsonl", *({**GOOD, "scene_id": s} for s in scans[1::2]))
+    (folder / "metadata.csv").write_text(
+        "video_id,visit_id,fold\n41000001,7,Training\n41000002,7,Training\n"
+    )
+
+    def shared(*flags) -> int:
+        done = audit(folder / "t*.jsonl", "--no-images", "--json", *flags)
+        return json.loads(done.stdout)["checks"]["scene-in-both"]
+
+    assert shared() == 1 and shared("--rooms", folder / "metadata.csv") == 2
+    with pytest.raises(UserError, match=r"metadata\.csv:1: expected .* video_id"):
+        (folder / "metadata.csv").write_text("a,b\n1,2\n")
+        run_script("audit_data", folder / "train.jsonl", "--rooms", folder / "metadata.csv")
+
+
+def test_a_file_is_not_compared_with_itself(folder):
+    write(folder / "trainval.jsonl", GOOD)
+    write(folder / "train_test.jsonl", GOOD)
+    for name in ("trainval", "train_test"):
+        assert audit(folder / f"{name}.jsonl", "--no-images").returncode == 0
+
+
 def test_a_file_without_answers_is_one_to_predict(folder):
     plain = {**GOOD, "answer": ""}
     path = write(folder / "a.jsonl", plain, {**plain, "question": "Why?"})
@@ -233,3 +277,15 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_changes_nothing(folder, mo
     monkeypatch.setenv("JAXVLM_CACHE", str(folder / "file"))
     load(folder)
     assert "warning: the audit cannot be kept in" in capsys.readouterr().err
+
+
+def test_an_image_that_is_to_be_turned_has_the_size_that_is_shown(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(folder / "turned.jpg", exif=exif)
+    sizes = ([40, 60], [60, 40])
+    entries = [
+        {**GOOD, "images": ["turned.jpg"], "question": str(s), "image_size": s} for s in sizes
+    ]
+    findings = audit_file(RecordFile(write(folder / "r.jsonl", *entries)), [], True)
+    assert findings.counts() == {"image-size": 1} and findings.bad().keys() == {1}

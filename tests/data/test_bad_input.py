@@ -86,6 +86,19 @@ def audited(folder, content: bytes, name: str = "r.jsonl", images: bool = True) 
         (lines(action(normal=[0, 2, 0])), r"action-normal .*:1: .*length 2"),
         (lines(action(center=[0, 1])), r"action-fields .*:1: .*center must be .* three numbers"),
         (lines(action(center=[0, 1, float("nan")])), r"action-fields .*:1: .*finite metres"),
+        (
+            lines({**posed(), **action(center=[0, 0, -3]), "image_size": [40, 40]}),
+            r"action-unseen .*:1: no view looks at",
+        ),
+        (
+            lines(posed(K=[[50, 0, 31, 0, 50, 20, 0, 0, 1]])),
+            r"intrinsics-misfit .*centre at 31 x 20, far from the middle of 40 x 40",
+        ),
+        (
+            lines({**posed(), "frame": "first_camera"}),
+            r'pose-frame .*:1: .*"first_camera", but view 0 does not stand at the origin',
+        ),
+        (lines(action(axis=[0, 1])), r"action-fields .*axis must be a list of three numbers"),
         (lines(action(scene="t")), r"action-fields .*:1: .*scene 't', the record for 's'"),
         (lines(action(extent=None)), r"action-fields .*:1: action_json lacks extent"),
     ],
@@ -219,6 +232,16 @@ def rewrite(pattern: str, change):
             r"data\[0\]: obbAligned\.axesLengths must be 3 finite numbers",
         ),
         (
+            # Twenty milliseconds are too far off, five are not.
+            rewrite(
+                "lowres_wide.traj",
+                lambda text: (
+                    text.replace(".271", ".291").replace(".374", ".401").replace(".471", ".491")
+                ),
+            ),
+            r"none of 3 images has a pose",
+        ),
+        (
             lambda folder: [p.unlink() for p in (folder / "lowres_wide_intrinsics").iterdir()],
             r"none of 3 images has a pose .* and a \.pincam",
         ),
@@ -262,6 +285,14 @@ SCANNET = "scene0001_00"
             lambda f: (f / "pose" / "20.txt").write_text("1 0 0 0"),
             r"pose/20\.txt: expected 16 numbers, found 4",
         ),
+        (
+            lambda f: (f / f"{SCANNET}.txt").unlink(),
+            r"scene0001_00\.txt is missing, whose axisAlignment .*--unaligned",
+        ),
+        (
+            lambda f: Image.new("RGB", (9, 7)).save(f / "color" / "40.jpg"),
+            r"color/40\.jpg has 9 x 7 pixels, others of its scan 64 x 48",
+        ),
         (lambda f: (f / "pose" / "20.txt").unlink(), r"pose/20\.txt is missing; export the poses"),
         (
             lambda f: np.savetxt(f / "pose" / "20.txt", 2 * np.eye(4)),
@@ -297,6 +328,18 @@ def test_wrong_scannet_scenes(tmp_path, break_it, message):
 @pytest.mark.parametrize(
     ("dataset", "content", "message"),
     [
+        *(
+            (
+                "scanqa",
+                json.dumps([{"scene_id": "s", "question_id": "q", "question": "Q?", **change}]),
+                message,
+            )
+            for change, message in (
+                ({"answers": "brown"}, r"item 0: 'answers' must be a list, found 'brown'"),
+                ({"answers": [5, None]}, r"item 0: 'answers' must be a list, found \[5, None\]"),
+                ({"object_ids": "12"}, r"item 0: 'object_ids' must be a list"),
+            )
+        ),
         ("scanqa", "[{", r"qa\.json:1: malformed JSON"),
         ("scanqa", '{"questions": []}', r"expected ScanQA's list .*pass --dataset sqa3d"),
         ("sqa3d", "[]", r"expected SQA3D's object .*pass --dataset scanqa"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from jaxvlm.data.boxes import Box, action_box, box_axes, place_anchor
 from jaxvlm.data.frames import Frame, first_camera_frame, move_action, upright
 from jaxvlm.data.geometry import geometry_features
 from jaxvlm.data.record import parse_record
@@ -49,6 +50,36 @@ def test_an_action_goes_there_and_back(seed, up):
     np.testing.assert_allclose(homogeneous[:3], point, atol=1e-9)
     again = Frame.from_world(frame.to_world())
     np.testing.assert_allclose(again.points(point), frame.points(point), atol=1e-9)
+
+
+@settings(deadline=None)
+@given(SEEDS, st.booleans(), st.booleans())
+def test_a_box_keeps_its_corners_whichever_frame_it_is_told_in(seed, level, down):
+    """Also a table's top, whose heading no normal tells."""
+    rng = np.random.default_rng(seed)
+    frame = first_camera_frame(rotation(rng), rng.normal(size=3))
+    angle = rng.uniform(0, 2 * np.pi)
+    side = np.array([np.cos(angle), np.sin(angle), 0])
+    normal = np.array([0, 0, -1.0 if down else 1.0]) if level else side
+    axes = box_axes(normal, side if level and seed % 2 else None)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-9)
+    assert np.linalg.det(axes) > 0
+    box = Box("b", "plane", "top", rng.normal(size=3), axes, np.array([2.0, 0.5, 0.1]))
+    entry = {"images": ["a"], "instruction": "Place it."}
+    moved = place_anchor(box, "s", frame)
+    seen = action_box(parse_record({**entry, "action_json": moved}, "o"))
+    np.testing.assert_allclose(seen.corners(), frame.points(box.corners()), atol=1e-3)
+    back = action_box(
+        parse_record({**entry, "action_json": move_action(moved, frame.inverse())}, "o")
+    )
+    np.testing.assert_allclose(back.corners(), box.corners(), atol=1e-3)
+
+
+def test_a_level_surface_without_an_axis_means_the_worlds_x():
+    frame = Frame(np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]]), np.zeros(3))
+    action = {"center": [0, 0, 1], "normal": [0, 0, 1], "extent": [2, 1, 0.1]}
+    assert move_action(action, frame)["axis"] == [0, -1, 0]
+    assert "axis" not in move_action({**action, "normal": [1, 0, 0]}, frame)
 
 
 @settings(deadline=None)

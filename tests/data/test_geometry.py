@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from jaxvlm.data.frames import first_camera_frame
-from jaxvlm.data.geometry import geometry_features
+from jaxvlm.data.geometry import depth_histogram, geometry_features, looked_at
 from jaxvlm.data.record import parse_record
 from jaxvlm.errors import UserError
 
@@ -116,3 +116,25 @@ def test_intrinsics_need_the_image_size():
     record = parse_record({"images": ["a"], "question": "q", "geom_token": token}, "f.jsonl:3")
     with pytest.raises(UserError, match=r"f\.jsonl:3: .*needs 'image_size'"):
         geometry_features(record, [0], 112)
+
+
+def test_depths_beyond_the_range_count_for_the_last_bin():
+    depth = np.array([[0.0, np.nan, 0.1, 0.5], [9.9, 10.0, 12.0, -1.0]])
+    histogram = depth_histogram(depth)
+    assert histogram.sum() == pytest.approx(1) and histogram[0] == pytest.approx(2 / 5)
+    assert histogram[-1] == pytest.approx(3 / 5)
+    assert not depth_histogram(np.zeros((2, 2))).any()
+
+
+def test_points_are_in_an_image_that_is_wider_than_high():
+    geometry = {
+        "R": np.float32([np.eye(3).ravel()]),
+        "t": np.zeros((1, 3), np.float32),
+        "K": np.float32([[100, 0, 320, 0, 100, 240, 0, 0, 1]]),
+    }
+    # At 1 m, the image reaches 3.2 m to the sides and 2.4 m up and down.
+    points = np.array(
+        [[3.1, 0, 1], [-3.1, 0, 1], [3.3, 0, 1], [0, 2.3, 1], [0, 3.1, 1], [0, 0, -1]]
+    )
+    inside = looked_at(points, geometry, (640, 480))[:, 0]
+    assert inside.tolist() == [True, True, False, True, False, False]

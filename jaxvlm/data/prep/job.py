@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import glob
 import hashlib
 import json
 import shutil
@@ -161,6 +162,9 @@ class Job:
         return True
 
     def _make(self, workers: int) -> None:
+        for left in self.output.parent.glob(f"{glob.escape(self.output.name)}.*.draft"):
+            # Of a run that was killed while it joined the parts; nobody else writes here now.
+            left.unlink(missing_ok=True)
         missing = [scene for scene in self.scenes if not self._part(scene).exists()]
         done = len(self.scenes) - len(missing)
         if done:

@@ -10,6 +10,8 @@ from jaxvlm.data.boxes import OBJECT, Box
 
 # A thing is nearer or larger than another where it is so by this much and by this share.
 _METRES, _SHARE = 0.15, 0.1
+# What a phrase speaks of that depends on the views.
+VIEWPOINT = "the first camera"
 _ORDINALS = ("", "second ", "third ", "fourth ", "fifth ", "sixth ", "seventh ", "eighth ")
 _ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 
@@ -113,7 +115,7 @@ def _by_order(box: Box, group: Sequence[Box], viewpoint: Float[np.ndarray, "3"])
     rank, margin = _rank(distances, index)
     other_rank, other_margin = _rank(-sizes, index)
     if margin >= other_margin:
-        text = f"the {box.category} {_ordinal(rank)}nearest to the first camera"
+        text = f"the {box.category} {_ordinal(rank)}nearest to {VIEWPOINT}"
     else:
         text = f"the {_ordinal(other_rank)}{largest} {box.category}"
     return Phrase("order", text)

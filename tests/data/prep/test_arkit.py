@@ -159,3 +159,60 @@ def test_records_whose_photographs_are_absent_get_drawn_stand_ins(tmp_path, shar
         assert new["rendered"] is True and len(new["images"]) == 3
         assert (new["action_json"], new["instruction"]) == (old["action_json"], old["instruction"])
     assert audit_file(RecordFile(output), ["."], True).counts().keys() <= {"action-unseen"}
+
+
+def test_views_without_depth_are_kept_and_counted(tmp_path, capsys):
+    folder = write_arkit(tmp_path, SCENE, False, frames=5)
+    depths = sorted((folder / "lowres_depth").iterdir())
+    for path in depths[1:]:
+        path.unlink()
+    record = RecordFile(prepare(tmp_path, tmp_path / "a.jsonl"))[0]
+    assert "4 views without depth" in capsys.readouterr().out
+    assert len(record.images) == 5
+    assert sorted(record.geometry["depth_hist"].sum(1).round(3)) == [0, 0, 0, 0, 1]
+    depths[0].unlink()
+    record = RecordFile(prepare(tmp_path, tmp_path / "b.jsonl"))[0]
+    assert "depth_hist" not in record.geometry
+
+
+def test_a_normal_that_points_up_tells_no_front(tmp_path):
+    camera = (ARKIT_BOX.centre + 3 * ARKIT_BOX.axes[2])[None]
+    for up in ([0, 0, 1], [0.01, 0.0, -1]):
+        (box,) = read_boxes(annotated(tmp_path, dominantNormal=up), camera)
+        np.testing.assert_allclose(box.axes[2], ARKIT_BOX.axes[2], atol=1e-9)
+
+
+def test_stand_ins_in_a_world_with_y_up_show_the_box_where_it_is(tmp_path):
+    action = {"action": "place_anchor", "scene": "s", "center": [1.0, 0.5, -2.0]}
+    action |= {"normal": [0, 0, 1], "extent": [0.8, 1.0, 0.6]}
+    entries = [
+        {"images": ["gone.png"], "instruction": "the chair", "action_json": action, "up": "y"},
+        {"images": ["gone.png"], "instruction": "the chair", "action_json": action, "up": "y"},
+        {
+            "images": ["gone.png"],
+            "instruction": "nearest to the first camera",
+            "action_json": action,
+        },
+        {"images": ["there.png"], "instruction": "the bed", "action_json": action},
+    ]
+    for entry in entries:
+        entry |= {"scene_id": "s", "object_names": ["cabinet"]}
+    Image.new("RGB", (40, 40)).save(tmp_path / "there.png")
+    source = tmp_path / "in.jsonl"
+    source.write_text("\n".join(json.dumps(entry) for entry in entries))
+    run_script(
+        "synth_roomplan_instructions",
+        *("--input", source, "--output", tmp_path / "out.jsonl", "--render", "--workers", 1),
+        *("--num-views", 2, "--image-size", 96),
+    )
+    records = list(RecordFile(tmp_path / "out.jsonl"))
+    assert [record.question for record in records] == ["the chair", "the chair", "the bed"]
+    assert [record.rendered for record in records] == [True, True, False]
+    record = records[0]
+    rotation, position = (part[0] for part in record.poses())
+    local = rotation.T @ (np.array(action["center"]) - position)
+    pixel = record.geometry["K"][0].reshape(3, 3) @ local
+    x, y = np.int64(pixel[:2] / pixel[2])
+    shown = np.asarray(Image.open(record.images[0]))[y, x] / 255
+    red, _, blue = colour("cabinet")
+    assert local[2] > 0 and shown[0] / shown[2] == pytest.approx(red / blue, rel=0.15)

@@ -287,3 +287,62 @@ def test_the_bird_view_route_pairs_by_scene_alone(tmp_path, capsys):
         assert line["geom_token"] is None and line["answers"] == ["brown wooden", "brown"]
     with pytest.raises(UserError, match="no official file is there"):
         run_script("rebuild_scanqa_sqa3d", *arguments, "--dataset", "sqa3d")
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path, scan):
+    record = read_lines(prepare(tmp_path, scan, "--views", "uniform", "--num-views", 10))[0]
+    numbers = [int(image.rsplit("/", 1)[1].removesuffix(".jpg")) for image in record["images"]]
+    assert numbers == sorted(numbers) and len(numbers) == 10 and numbers[-1] == 220
+
+
+def test_random_views_differ_from_scene_to_scene(tmp_path):
+    root = tmp_path / "scans"
+    scans = [write_scannet(root, f"scene{i:04}_00", 0, lost=0) for i in range(3)]
+    questions = [q for s in scans for q in scanqa(1, s.folder.name)]
+    lines = read_lines(prepare(tmp_path, scans[0], "--views", "random", questions=questions))
+    chosen = {tuple(i.rsplit("/", 1)[1] for i in line["images"]) for line in lines}
+    assert len(chosen) == 3
+
+
+def test_parts_of_other_settings_are_not_used(tmp_path, scan):
+    questions = scanqa() + scanqa(scene="scene0018_00")
+    broken = scan.folder.parent / "scene0018_00"
+    broken.mkdir()
+    with pytest.raises(UserError, match="holds no images"):
+        prepare(tmp_path, scan, questions=questions)
+    assert list((tmp_path / "out.jsonl.parts").glob("part-*"))
+    broken.rmdir()
+    write_scannet(scan.folder.parent, "scene0018_00", seed=3, frames=5)
+    prepare(tmp_path, scan, "--num-views", 2, questions=questions)
+    assert {len(line["images"]) for line in read_lines(tmp_path / "out.jsonl")} == {2}
+
+
+def test_sqa3ds_annotations_belong_to_what_a_file_is_made_of(tmp_path, scan):
+    question = {"question_id": 1, "scene_id": SCENE, "situation": "I stand.", "question": "Is it?"}
+    (tmp_path / "v1_balanced_questions_x.json").write_text(json.dumps({"questions": [question]}))
+    beside = tmp_path / "v1_balanced_sqa_annotations_x.json"
+
+    def run(answer):
+        entry = {"question_id": 1, "scene_id": SCENE, "answers": [{"answer": answer}]}
+        beside.write_text(json.dumps({"annotations": [entry]}))
+        run_script(
+            "prepare_scanqa",
+            *("--dataset", "sqa3d", "--scan-root", scan.folder.parent, "--num-views", 1),
+            *("--qa-file", tmp_path / "v1_balanced_questions_x.json", "--workers", 1),
+            *("--output", tmp_path / "a.jsonl"),
+        )
+
+    run("yes")
+    with pytest.raises(UserError, match="was made otherwise"):
+        run("no")
+
+
+def test_intrinsics_that_were_scaled_with_the_images_are_taken_as_they_are(tmp_path):
+    scan = write_scannet(tmp_path / "scans", SCENE, frames=3, lost=0)
+    for path in (scan.folder / "color").iterdir():
+        Image.open(path).resize((32, 24)).save(path)
+    k = np.eye(4)
+    k[:3, :3] = scan.cameras[0].intrinsics(32, 24)
+    np.savetxt(scan.folder / "intrinsic" / "intrinsic_color.txt", k)
+    record = RecordFile(prepare(tmp_path, scan))[0]
+    np.testing.assert_allclose(record.geometry["K"][0].reshape(3, 3), k[:3, :3], rtol=1e-4)

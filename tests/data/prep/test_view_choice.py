@@ -1,5 +1,8 @@
 """Chosen views: as many as asked, each once, the best first, and better than chance."""
 
+import importlib.util
+from pathlib import Path
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -65,3 +68,16 @@ def test_long_scans_are_thinned_evenly():
 def test_unknown_methods_are_named():
     with pytest.raises(UserError, match="--views best: expected one of coverage, uniform, random"):
         choose_views(*poses(np.random.default_rng(0), 2), 1, "best", np.random.default_rng(0))
+
+
+def test_chosen_views_see_more_than_even_and_random_ones():
+    """On walks through procedural rooms, as scripts/bench/view_choice.py measures it on more."""
+    path = Path(__file__).parents[3] / "scripts" / "bench" / "view_choice.py"
+    spec = importlib.util.spec_from_file_location("bench_view_choice", path)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    shares = {
+        method: [bench.share(0, index, 8, method) for index in range(6)] for method in METHODS
+    }
+    means = {method: np.mean(values) for method, values in shares.items()}
+    assert means["coverage"] > means["uniform"] + 0.05 > means["random"]
