@@ -16,6 +16,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 # Seconds between the lines of a progress that is written to a file.
 _LINES_APART = 10
@@ -29,12 +30,13 @@ def console() -> Console:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a small table; numbers stand right."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for index, column in enumerate(columns):
         numeric = all(not isinstance(row[index], str) for row in rows)
         table.add_column(column, justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row))
+        # As text: what stands in brackets is no style here.
+        table.add_row(*(Text(f"{v:,}" if isinstance(v, int) else str(v)) for v in row))
     console().print(table)
 
 
@@ -45,7 +47,7 @@ def progress(title: str, total: int, done: int = 0, *, lines: bool = True):
     Where the output is no terminal it is a line now and then, or nothing without `lines`.
     """
     columns = (
-        TextColumn(title),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -79,7 +81,7 @@ class _Lines:
 def progress_bytes(title: str, total: int):
     """A progress bar of bytes with their rate; yields `advance(count)`."""
     columns = (
-        TextColumn(title),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

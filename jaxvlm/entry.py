@@ -53,6 +53,9 @@ def run(
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         _exit(2)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough.
+        os._exit(141)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         _exit(130)

@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -13,8 +14,12 @@ def draft_of(path: Path) -> Path:
 def write_text(path: Path, text: str) -> None:
     """Writes the file beside its place and renames it, so that no reader sees a part of it."""
     draft = draft_of(path)
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:

@@ -1,12 +1,14 @@
 """Oriented boxes: what actions anchor to, whichever data set they come from."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxvlm.data.frames import Frame, is_level, move_action, rounded, upright
 from jaxvlm.data.record import Record
+from jaxvlm.errors import UserError
 
 # RoomPlan's walls, doors, windows and openings are flat; an anchor is a box.
 SURFACE_DEPTH = 0.1
@@ -55,6 +57,22 @@ class Box:
         """Metres from a point to the box; 0 inside."""
         local = np.abs(self.axes @ (point - self.centre)) - self.size / 2
         return float(np.linalg.norm(np.maximum(local, 0)))
+
+
+def distinct(boxes: Iterable[tuple[Box, str]]) -> list[Box]:
+    """Boxes with the places they were read from, each name once.
+
+    Raises:
+      UserError: two different boxes have one name.
+    """
+    found: dict[str, tuple[Box, str]] = {}
+    for box, where in boxes:
+        first, place = found.setdefault(box.name, (box, where))
+        if not np.allclose(first.corners(), box.corners(), atol=1e-3) or (
+            first.category != box.category
+        ):
+            raise UserError(f"{where}: the identifier {box.name!r} is that of {place}, too")
+    return [box for box, _ in found.values()]
 
 
 def box_axes(

@@ -6,6 +6,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,10 @@ _LEAST, _MOST = 1 << 6, 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _SPACE = re.compile(r"[ \t\r\n]*")
 _LISTS = ("data", "samples")
+# A number with so large an exponent may be infinite; an escape may be half of a pair.
+_HUGE = re.compile(rb"[eE]\+?\d{3}")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_NUMBERS = ("center", "normal", "extent", "axis")
 # What other formats begin with, and what to do about it.
 _FOREIGN = {
     b"\x1f\x8b": "is compressed; unpack it first (gunzip)",
@@ -34,6 +39,9 @@ class RecordError(UserError):
     def __init__(self, check: str, message: str):
         super().__init__(message)
         self.check = check
+
+    def __reduce__(self):
+        return RecordError, (self.check, str(self))
 
 
 class ItemFile:
@@ -106,13 +114,14 @@ def _mapped(path: Path) -> np.ndarray:
             f"{str(path)!r} is a folder; give a record file, or a pattern such as '{path}/*.jsonl'"
         )
     try:
-        if path.stat().st_size == 0:
-            raise UserError(f"{path}: the file holds no records (it is empty)")
-        return np.memmap(path, np.uint8, "r")
+        empty = path.stat().st_size == 0
+        if not empty:
+            return np.memmap(path, np.uint8, "r")
     except FileNotFoundError:
         raise UserError(f"record file {str(path)!r} does not exist; check the path") from None
     except (OSError, ValueError) as error:
         raise UserError(f"record file {str(path)!r} cannot be read: {error}") from None
+    raise UserError(f"{path}: the file holds no records (it is empty)")
 
 
 def _newlines(data: np.ndarray) -> Int64[np.ndarray, "N"]:
@@ -146,7 +155,8 @@ def _list_items(
         return RecordError("malformed-json", f"{path}:{line}: malformed JSON: {problem}")
 
     at = text.skip_space(first)
-    if text[at] == "{":
+    inside = text[at] == "{"
+    if inside:
         at = _find_list(path, text, at, fail)
     elif text[at] != "[":
         raise UserError(
@@ -166,6 +176,11 @@ def _list_items(
         elif text[at] != "]":
             cut = "the list is not closed (is the file cut off?)"
             raise fail(at, "expected a comma between records" if text[at] else cut)
+    at = text.skip_space(at + 1)
+    if inside:
+        at = _end_of_object(text, at, fail)
+    if text[at]:
+        raise fail(at, "something stands behind the records")
     return np.array(starts, np.int64), np.array(ends, np.int64)
 
 
@@ -191,6 +206,18 @@ def _find_list(path: Path, text: "_Text", at: int, fail) -> int:
     raise UserError(
         f"{path}:1: expected a list of records, or an object with a list 'data' or 'samples'{hint}"
     )
+
+
+def _end_of_object(text: "_Text", at: int, fail) -> int:
+    """Behind an object, of which `at` stands behind a value."""
+    while text[at] == ",":
+        at = text.skip_space(text.value_end(text.skip_space(at + 1), fail))
+        if text[at] != ":":
+            raise fail(at, "expected a colon")
+        at = text.skip_space(text.value_end(text.skip_space(at + 1), fail))
+    if text[at] != "}":
+        raise fail(at, "the object is not closed (is the file cut off?)")
+    return text.skip_space(at + 1)
 
 
 class _Text:
@@ -232,8 +259,8 @@ class _Text:
                 # An error well before the window's end is none of the window.
                 if whole or (error.pos < len(window) - 16 and "string" not in error.msg):
                     raise fail(at + error.pos, error.msg) from None
-            except RecursionError:
-                raise fail(at, "it is nested too deeply") from None
+            except (ValueError, RecursionError) as error:
+                raise fail(at, str(error)) from None
             size *= 4
 
 
@@ -273,16 +300,39 @@ def decode(raw: bytes, origin: str) -> dict:
         raise RecordError(
             "schema", f"{origin}: expected a JSON object, found {type(entry).__name__}{hint}"
         )
-    if constants:
-        for name, value in entry.items():
-            # In geometry and actions the checks of those say it better.
-            if name not in ("geom_token", "action_json") and _not_finite(value):
+    if constants or _HUGE.search(raw):
+        for name, value in _plain_fields(entry):
+            if _not_finite(value):
                 raise RecordError(
                     "malformed-json",
-                    f"{origin}: {name!r} holds {constants[0]}, which is no JSON; write null or "
-                    "leave it out",
+                    f"{origin}: {name!r} holds {(*constants, 'a number without bounds')[0]}, which "
+                    "is no JSON; write null or leave it out",
                 )
+    if half_of_a_pair(text, entry):
+        raise RecordError(
+            "invalid-utf8", f"{origin}: it holds half of a surrogate pair, which is no text"
+        )
     return entry
+
+
+def half_of_a_pair(text: str, value: object) -> bool:
+    """Whether a decoded JSON text holds what no encoding can write."""
+    if not _SURROGATE.search(text):
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _plain_fields(entry: dict) -> Iterator[tuple[str, object]]:
+    """Fields but the numbers of geometry and actions, whose own checks say it better."""
+    for name, value in entry.items():
+        if name == "action_json" and isinstance(value, dict):
+            yield from ((f"action_json.{k}", v) for k, v in value.items() if k not in _NUMBERS)
+        elif name != "geom_token":
+            yield name, value
 
 
 def _not_finite(value: object) -> bool:

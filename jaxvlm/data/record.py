@@ -120,8 +120,8 @@ def parse_record(entry: object, origin: str) -> Record:
     if not isinstance(images, list) or not images or not all(isinstance(i, str) for i in images):
         found = "nothing" if images is None else _shown(images)
         raise _wrong(origin, f"'images' must be a non-empty list of paths, found {found}")
-    if not all(images):
-        raise _wrong(origin, "'images' holds an empty path")
+    if not all(images) or any("\0" in image for image in images):
+        raise _wrong(origin, "'images' holds a path that is empty or has a NUL in it")
     question = entry.get("question", entry.get("instruction"))
     if not isinstance(question, str) or not question.strip():
         raise _wrong(origin, "'question' (or 'instruction') must be a non-empty text")
@@ -264,7 +264,10 @@ def _geometry(token: object, views: int, origin: str) -> dict[str, np.ndarray] |
         if token.get(name) is None:
             continue
         try:
-            value = np.asarray(token[name], np.float32).reshape(len(token[name]), -1)
+            value = np.asarray(token[name])
+            if value.dtype.kind not in "iuf":
+                raise ValueError
+            value = value.astype(np.float32).reshape(len(token[name]), -1)
         except (TypeError, ValueError, OverflowError):
             raise _wrong(origin, f"geom_token.{name} is not a list of numbers") from None
         if value.shape != (views, width):

@@ -121,5 +121,10 @@ def record_writer(path: Path) -> Iterator[Callable[[dict | Record], None]]:
         os.replace(draft, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.object[:60]!r} holds a name that is no UTF-8"
+        ) from None
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)

@@ -42,9 +42,10 @@ def main(flags: argparse.Namespace) -> None:
     lines = describe(record)
     print("\n".join(text for text, _ in lines))
     output = flags.output or Path(f"{file.path.stem}_{flags.index}.png")
+    picture = draw_record(record, roots, lines)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        draw_record(record, roots, lines).save(output)
+        picture.save(output)
     except (OSError, ValueError) as error:
         raise UserError(f"--output {output} cannot be written: {error}") from None
     print(f"picture: {output}")

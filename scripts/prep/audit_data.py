@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from jaxvlm import entry
 from jaxvlm.console import console, progress
@@ -31,6 +32,8 @@ _SHOWN = 3
 
 def main(flags: argparse.Namespace) -> None:
     """Audits, prints, mends."""
+    if flags.examples < 0:
+        raise UserError(f"--examples {flags.examples}: expected at least 0")
     files = [file for pattern in flags.files for file in open_records(pattern)]
     _check_output(flags, [file.path for file in files])
     findings = []
@@ -80,7 +83,7 @@ def _show(report: dict, findings: list[Findings], examples: int) -> None:
         f"{len(findings)} file(s), {rows:,} rows, {report['distinct_question_ids']:,} distinct "
         f"question ids, {scenes:,} scenes"
     )
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("check", no_wrap=True)
     table.add_column("errors", justify="right")
     table.add_column("warnings", justify="right")
@@ -101,12 +104,12 @@ def _show(report: dict, findings: list[Findings], examples: int) -> None:
             check,
             f"{errors:,}" if errors else "",
             f"{count - errors:,}" if count > errors else "",
-            "\n".join([CHECKS[check], *cases[:examples], *more]),
+            Text("\n".join([CHECKS[check], *cases[:examples], *more])),
         )
     if table.row_count:
         console().print(table)
     else:
-        console().print(f"{title}: nothing wrong")
+        console().print(f"{title}: nothing wrong", markup=False)
 
 
 def _check_output(flags: argparse.Namespace, paths: list[Path]) -> None:

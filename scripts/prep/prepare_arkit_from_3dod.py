@@ -15,7 +15,14 @@ from pathlib import Path
 from jaxvlm import entry
 from jaxvlm.data.prep.anchor_scenes import AnchorScenes, Options
 from jaxvlm.data.prep.arkit import find_scenes
-from jaxvlm.data.prep.flags import add_anchors, add_run, add_views, anchor_options, script
+from jaxvlm.data.prep.flags import (
+    add_anchors,
+    add_run,
+    add_views,
+    anchor_options,
+    output_file,
+    script,
+)
 from jaxvlm.data.prep.job import Job
 from jaxvlm.errors import UserError
 
@@ -50,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder with one folder a scene, <id>/<id>_3dod_annotation.json",
     )
-    flags.add_argument("--output", required=True, type=Path, help=".jsonl or .json")
+    flags.add_argument("--output", required=True, type=output_file, help=".jsonl or .json")
     flags.add_argument("--max_scenes", "--max-scenes", type=int, help="only the first so many")
     add_views(flags, 10)
     add_anchors(flags)

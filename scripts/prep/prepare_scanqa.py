@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from jaxvlm import entry
-from jaxvlm.data.prep.flags import add_run, add_views, check_views, script
+from jaxvlm.data.prep.flags import add_run, add_views, check_views, output_file, script
 from jaxvlm.data.prep.job import Job, file_hash
 from jaxvlm.data.prep.questions import DATASETS, question_files, read_questions
 from jaxvlm.data.prep.scanqa import ScanNetQuestions, by_scene, present_scenes
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--annotations", type=Path, help="SQA3D's answers (default: beside the questions)"
     )
-    flags.add_argument("--output", required=True, type=Path, help=".jsonl or .json")
+    flags.add_argument("--output", required=True, type=output_file, help=".jsonl or .json")
     add_views(flags, 8)
     flags.add_argument(
         "--depth",

@@ -28,7 +28,7 @@ def main(flags: argparse.Namespace) -> None:
     unknown = sorted(set(flags.scenes or ()) - meshes.keys())
     if unknown:
         raise UserError(f"--scenes: {flags.scan_root} has no mesh of {', '.join(unknown[:5])}")
-    wanted = sorted(flags.scenes or meshes)
+    wanted = sorted(set(flags.scenes or meshes))
     try:
         flags.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

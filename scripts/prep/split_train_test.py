@@ -15,9 +15,9 @@ from pathlib import Path
 from jaxvlm import entry
 from jaxvlm.console import print_table
 from jaxvlm.data.audit.checks import read_rooms
-from jaxvlm.data.prep.flags import script
+from jaxvlm.data.prep.flags import output_file, script
 from jaxvlm.data.prep.split import split_by_scene, stratum
-from jaxvlm.data.records import open_records, write_records
+from jaxvlm.data.records import open_records, record_writer
 from jaxvlm.errors import UserError
 
 
@@ -34,9 +34,12 @@ def main(flags: argparse.Namespace) -> None:
             raise UserError(f"{path} exists; name another file, or pass --overwrite")
     rooms = read_rooms(flags.rooms) if flags.rooms else {}
     train, test, counts = split_by_scene(files, flags.test_ratio, flags.seed, rooms)
+    with record_writer(flags.train) as to_train, record_writer(flags.test) as to_test:
+        for write, places in ((to_train, train), (to_test, test)):
+            for file, index in places:
+                # As it stands: fields that jaxvlm does not know are kept.
+                write(files[file].items.entry(index))
     for path, places in ((flags.train, train), (flags.test, test)):
-        # Entries as they stand: fields that jaxvlm does not know are kept.
-        write_records(path, (files[file].items.entry(index) for file, index in places))
         print(f"{path}: {len(places):,} records")
     for name, count in counts.items():
         print(f"  {count:,} {name}")
@@ -57,8 +60,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = script("split_train_test.py", __doc__)
     flags.add_argument("files", nargs="+", help="record files or patterns")
-    flags.add_argument("--train", required=True, type=Path, help="file of the training records")
-    flags.add_argument("--test", required=True, type=Path, help="file of the test records")
+    flags.add_argument(
+        "--train", required=True, type=output_file, help="file of the training records"
+    )
+    flags.add_argument("--test", required=True, type=output_file, help="file of the test records")
     flags.add_argument(
         "--test-ratio", type=float, default=0.15, help="share of test (default: .15)"
     )

@@ -17,7 +17,14 @@ from pathlib import Path
 
 from jaxvlm import entry
 from jaxvlm.data.prep.anchor_scenes import AnchorScenes
-from jaxvlm.data.prep.flags import add_anchors, add_run, add_views, anchor_options, script
+from jaxvlm.data.prep.flags import (
+    add_anchors,
+    add_run,
+    add_views,
+    anchor_options,
+    output_file,
+    script,
+)
 from jaxvlm.data.prep.job import Job, file_hash
 from jaxvlm.data.prep.stand_ins import StandIns
 from jaxvlm.data.prep.synth import Inputs, find_inputs
@@ -61,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = script("synth_roomplan_instructions.py", __doc__)
     flags.add_argument("--input", required=True, nargs="+", type=Path, help="files or folders")
-    flags.add_argument("--output", required=True, type=Path, help=".jsonl or .json")
+    flags.add_argument("--output", required=True, type=output_file, help=".jsonl or .json")
     add_views(flags, 10)
     add_anchors(flags)
     flags.add_argument(

@@ -225,11 +225,11 @@ def rewrite(pattern: str, change):
         ),
         (
             rewrite("*_3dod_annotation.json", lambda text: text.replace("obbAligned", "obbX")),
-            r"_3dod_annotation\.json: data\[0\]: needs 'label' and 'segments\.obbAligned'",
+            r"_3dod_annotation\.json: data\[0\]: needs a text 'label' and 'segments\.obbA",
         ),
         (
             rewrite("*_3dod_annotation.json", lambda text: text.replace("axesLengths", "axes")),
-            r"data\[0\]: obbAligned\.axesLengths must be 3 finite numbers",
+            r"data\[0\]\.segments\.obbAligned: 'axesLengths' must be 3 finite numbers",
         ),
         (
             # Twenty milliseconds are too far off, five are not.

@@ -12,7 +12,9 @@ from jaxvlm.data.items import ItemFile
 from jaxvlm.data.record import Record, parse_record, record_entry
 from jaxvlm.data.records import RecordFile, open_records, read_records, write_records
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12
+).filter(str.strip)
 SMALL = st.floats(-100, 100, width=32)
 
 

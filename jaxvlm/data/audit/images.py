@@ -158,6 +158,6 @@ def stamp(path: str) -> tuple[int, int] | None:
     """Bytes and time of change of a file, or None where there is none."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return (status.st_size, status.st_mtime_ns) if Path(path).is_file() else None

@@ -12,6 +12,9 @@ from jaxvlm.data.items import RecordError
 from jaxvlm.data.record import Record, parse_record
 from jaxvlm.data.records import record_writer
 
+# What rows share is no single row's fault: the first of equals stays, a shared room calls for
+# another split.
+_NOT_THE_ROWS = {"duplicate-row", "scene-in-both"}
 # A rotation further off than this was never one.
 _NEARLY = 0.1
 
@@ -32,7 +35,7 @@ def mend(findings: Findings, destination: Path) -> tuple[int, Counter, Counter]:
     with record_writer(destination) as write:
         for index in range(len(findings.file)):
             found = findings.problems.get(index, [])
-            errors = {p.check for p in found if p.level == ERROR} - {"duplicate-row"}
+            errors = {p.check for p in found if p.level == ERROR} - _NOT_THE_ROWS
             if errors <= _REPAIRS.keys():
                 entry = findings.file.items.entry(index)
                 for check in errors:

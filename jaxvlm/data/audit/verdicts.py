@@ -66,17 +66,13 @@ def _read(path: Path, sha256: str) -> Verdict | None:
     """The verdict that is kept, where every image is still as it was."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        images = kept["images"]
         bad = {int(index): tuple(problem) for index, problem in kept["bad"].items()}
-        found = Verdict(sha256, bad, kept["warnings"], kept["tasks"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        found = Verdict(sha256, bad, dict(kept["warnings"]), dict(kept["tasks"]))
+        before = {str(image): stamp and tuple(stamp) for image, stamp in kept["images"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     with ThreadPoolExecutor(_READERS) as pool:
-        now = pool.map(stamp, images)
-        same = all(
-            (before and tuple(before)) == after
-            for before, after in zip(images.values(), now, strict=True)
-        )
+        same = list(before.values()) == list(pool.map(stamp, before))
     return found if same else None
 
 

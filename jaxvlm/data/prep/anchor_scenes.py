@@ -13,6 +13,7 @@ from jaxvlm.data.geometry import looked_at
 from jaxvlm.data.prep.anchors import ShownScene, anchor_records
 from jaxvlm.data.prep.arkit import frames_folder, read_boxes, read_frames
 from jaxvlm.data.prep.drawn import draw_scene, save_views
+from jaxvlm.data.prep.files import folder_name
 from jaxvlm.data.prep.floor_plan import floor_plan
 from jaxvlm.data.prep.job import Part, scene_rng
 from jaxvlm.data.prep.planes import read_planes
@@ -162,14 +163,15 @@ def _drawn(
     if not boxes:
         return Part(counts=Counter({"scenes without an object to anchor to": 1}))
     drawn = draw_scene(boxes, floors, options.num_views, options.image_size)
-    paths = save_views(drawn, options.draw / scene)
+    paths = save_views(drawn, options.draw / folder_name(scene))
     part = Part(counts=Counter({"scenes with drawn views": 1}))
     if drawn.unseen:
         part.counts["things that no drawn view shows"] = len(drawn.unseen)
     if options.plans is not None:
         options.plans.mkdir(parents=True, exist_ok=True)
-        floor_plan(boxes, drawn.cameras).save(options.plans / f"{scene}.png")
+        floor_plan(boxes, drawn.cameras).save(options.plans / f"{folder_name(scene)}.png")
     images = tuple(relative_path(path) for path in paths)
+    part.files = list(images)
     size = (options.image_size, options.image_size)
     shown = ShownScene(scene, boxes, images, drawn.geometry, size, up, rendered=True)
     rng = scene_rng(options.seed, scene)

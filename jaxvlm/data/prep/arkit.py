@@ -4,14 +4,16 @@ Both folder layouts are read: `<id>/<id>_frames/lowres_wide` and `<id>/lowres_wi
 have z up.
 """
 
+import glob
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxvlm.data.boxes import OBJECT, Box, box_axes, flattened
+from jaxvlm.data.audit.checks import LARGEST_ROOM
+from jaxvlm.data.boxes import OBJECT, Box, box_axes, distinct, flattened
 from jaxvlm.data.frames import is_rotation
-from jaxvlm.data.prep.files import read_json, read_numbers
+from jaxvlm.data.prep.files import numbers_of, read_json, read_numbers
 from jaxvlm.data.prep.scan import ScanFrame, image_size
 from jaxvlm.data.prep.view_choice import thinned
 from jaxvlm.errors import UserError
@@ -29,7 +31,8 @@ def find_scenes(root: Path) -> list[str]:
     """
     if not root.is_dir():
         raise UserError(f"--arkit-training-root {root} is no folder; it holds one folder a scene")
-    scenes = sorted(p.parent.name for p in root.glob("*/*_3dod_annotation.json"))
+    folders = (path for path in root.iterdir() if path.is_dir())
+    scenes = sorted(f.name for f in folders if (f / f"{f.name}_3dod_annotation.json").is_file())
     if not scenes:
         below = next(root.glob("*/*/*_3dod_annotation.json"), None)
         hint = f"; there are some in {below.parent.parent}" if below else ""
@@ -168,30 +171,37 @@ def read_boxes(path: Path, cameras: Float[np.ndarray, "N 3"] | None) -> list[Box
     if not isinstance(data, list):
         raise UserError(f"{path}: expected an object with a list 'data'")
     eye = None if cameras is None else cameras.mean(0)
-    return [
-        _box(entry, f"{path}: data[{number}]", number, eye) for number, entry in enumerate(data)
-    ]
+    return distinct(
+        (_box(entry, f"{path}: data[{number}]", number, eye), f"{path}: data[{number}]")
+        for number, entry in enumerate(data)
+    )
 
 
 def _box(entry: object, where: str, number: int, eye: np.ndarray | None) -> Box:
     try:
-        label, uid = str(entry["label"]), str(entry.get("uid") or number)
+        label, uid = entry["label"], str(entry.get("uid") or number)
         aligned = entry["segments"]["obbAligned"]
     except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{where}: needs 'label' and 'segments.obbAligned'") from None
-    centre = _numbers(aligned, "centroid", 3, where)
-    lengths = _numbers(aligned, "axesLengths", 3, where)
-    rows = _numbers(aligned, "normalizedAxes", 9, where).reshape(3, 3)
+        label = aligned = None
+    if not isinstance(label, str) or not label or not isinstance(aligned, dict):
+        raise UserError(f"{where}: needs a text 'label' and 'segments.obbAligned'")
+    where = f"{where}.segments.obbAligned"
+    centre = numbers_of(aligned, "centroid", (3,), where)
+    lengths = numbers_of(aligned, "axesLengths", (3,), where)
+    rows = numbers_of(aligned, "normalizedAxes", (9,), where).reshape(3, 3)
     # Axes may be listed in any order, so that they mirror.
     if not is_rotation(rows) and not is_rotation(-rows):
-        raise UserError(f"{where}: obbAligned.normalizedAxes is no rotation")
-    if lengths.min() <= 0:
-        raise UserError(f"{where}: obbAligned.axesLengths must be positive metres")
+        raise UserError(f"{where}: 'normalizedAxes' is no rotation")
+    if not 0 < lengths.min() <= lengths.max() <= LARGEST_ROOM:
+        raise UserError(
+            f"{where}: 'axesLengths' must be positive metres up to {LARGEST_ROOM:g}, found "
+            f"{lengths.tolist()}"
+        )
     up = int(np.argmax(np.abs(rows[:, 2])))
     flat = [axis for axis in range(3) if axis != up]
     towards = np.zeros(3)
     if aligned.get("dominantNormal") is not None:
-        towards = flattened(_numbers(aligned, "dominantNormal", 3, where))
+        towards = flattened(numbers_of(aligned, "dominantNormal", (3,), where))
     # A normal that points up says nothing about the front.
     if np.linalg.norm(towards) > 0.5:
         flat.sort(key=lambda axis: -abs(rows[axis] @ towards))
@@ -205,20 +215,12 @@ def _box(entry: object, where: str, number: int, eye: np.ndarray | None) -> Box:
     return Box(uid, OBJECT, category, centre, box_axes(flattened(normal)), size)
 
 
-def _numbers(aligned: dict, field: str, count: int, where: str) -> np.ndarray:
-    try:
-        values = np.array(aligned[field], np.float64).reshape(-1)
-    except (KeyError, TypeError, ValueError):
-        values = np.zeros(0)
-    if len(values) != count or not np.isfinite(values).all():
-        raise UserError(f"{where}: obbAligned.{field} must be {count} finite numbers")
-    return values
-
-
 def _by_time(folder: Path, scene: str, suffix: str) -> dict[float, Path]:
     """Files `<scene>_<seconds><suffix>` by their time, in order."""
     found = {}
-    for path in folder.glob(f"{scene}_*{suffix}"):
+    for path in folder.glob(f"{glob.escape(scene)}_*{suffix}"):
+        if not path.is_file():
+            continue
         try:
             found[float(path.name[len(scene) + 1 : -len(suffix)])] = path
         except ValueError:

@@ -62,7 +62,7 @@ def official_file(folder: Path, pattern: str) -> Path | None:
     Raises:
       UserError: several fit.
     """
-    found = sorted(glob.glob(str(folder / pattern)))
+    found = sorted(glob.glob(f"{glob.escape(str(folder))}/{pattern}"))
     if len(found) > 1:
         raise UserError(f"{folder} holds several files {pattern}: {', '.join(found)}; keep one")
     return Path(found[0]) if found else None

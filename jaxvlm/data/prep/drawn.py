@@ -17,6 +17,7 @@ from jaxvlm.data.boxes import OBJECT, Box
 from jaxvlm.data.frames import rounded
 from jaxvlm.data.geometry import depth_histogram
 from jaxvlm.data.prep.looks import parts
+from jaxvlm.errors import UserError
 from jaxvlm.render.camera import Camera, look_at
 from jaxvlm.render.mesh import Mesh, Surroundings, mesh_fields
 from jaxvlm.render.raycast import render
@@ -28,6 +29,7 @@ _FLOOR_LABEL = 1
 # Metres: eyes above the floor, room around a person, spots apart, walls of scenes without any.
 _EYES, _CLEARANCE, _APART, _HEIGHT, _MARGIN = 1.5, 0.35, 0.4, 2.5, 1.0
 _FOCAL = 0.55
+_LARGEST_SCENE = 200.0
 _TURNS, _TILT = 8, np.radians(-12)
 _PROBE, _ENOUGH = 24, 10
 # A wall is worth less of an image than furniture, doors and windows are.
@@ -64,6 +66,11 @@ def draw_scene(
       num_views: views to draw.
       size: side of the square views in pixels.
     """
+    corners = np.concatenate([b.corners() for b in boxes] + [np.asarray(f) for f in floors])
+    if not (np.ptp(corners, axis=0) <= _LARGEST_SCENE).all():
+        raise UserError(
+            f"the scene is {np.ptp(corners, axis=0).max():g} m across; boxes must be in metres"
+        )
     mesh = scene_mesh(boxes, floors)
     cameras, unseen = place_cameras(mesh, boxes, num_views)
     drawn = [render(mesh, camera, size, supersample=2, shadows=True) for camera in cameras]
@@ -210,7 +217,7 @@ def place_cameras(
     worth = np.array([_WALLS_WORTH if b.group == "wall" else 1.0 for b in boxes])
     total = np.zeros(len(boxes))
     chosen: list[int] = []
-    for _ in range(num_views):
+    for _ in range(min(num_views, len(candidates))):
         # The first look at a box counts most, each further one less.
         gain = np.log1p(total + seen) - np.log1p(total)
         scores = gain @ worth
@@ -232,7 +239,10 @@ def _spots(mesh: Mesh, boxes: Sequence[Box]) -> list[np.ndarray]:
     low, high = corners.min(0), corners.max(0)
     # The floor is the lowest thing of all, and 5 cm thick.
     eyes = low[2] + 0.05 + _EYES
-    xs, ys = (np.arange(low[i] + _APART / 2, high[i], _APART) for i in (0, 1))
+    xs, ys = (
+        low[i] + (np.arange(max(int((high[i] - low[i]) / _APART), 1)) + 0.5) * _APART
+        for i in (0, 1)
+    )
     spots = np.stack(np.meshgrid(xs, ys, [eyes]), -1).reshape(-1, 3)
     around = np.arange(36) * 2 * np.pi / 36
     ways = np.stack([np.cos(around), np.sin(around), np.zeros(36)], -1)

@@ -1,8 +1,13 @@
 """Reading the small files of data sets: JSON and tables of numbers."""
 
+import hashlib
 import json
+import re
 from pathlib import Path
 
+import numpy as np
+
+from jaxvlm.data.items import half_of_a_pair
 from jaxvlm.errors import UserError
 
 
@@ -13,7 +18,8 @@ def read_json(path: Path) -> object:
       UserError: it cannot be read, is no UTF-8, or malformed, with the line.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        found = json.loads(text)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; check the path") from None
     except UnicodeDecodeError:
@@ -23,6 +29,34 @@ def read_json(path: Path) -> object:
         raise UserError(f"{path}:{error.lineno}: malformed JSON: {error.msg}{hint}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: malformed JSON: {error}") from None
+    if half_of_a_pair(text, found):
+        raise UserError(f"{path}: it holds half of a surrogate pair (\\ud800 …), which is no text")
+    return found
+
+
+def numbers_of(entry: object, field: str, counts: tuple[int, ...], where: str) -> np.ndarray:
+    """A field that holds so many finite numbers, however they are nested.
+
+    Raises:
+      UserError: with `where`, for anything else.
+    """
+    try:
+        values = np.array(entry[field], np.float64).reshape(-1)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        values = np.zeros(0)
+    if len(values) not in counts or not (np.abs(values) < 1e9).all():
+        expected = " or ".join(map(str, counts))
+        raise UserError(f"{where}: {field!r} must be {expected} finite numbers")
+    return values
+
+
+def folder_name(scene: str) -> str:
+    """A scene's name as a folder's: one that could lead elsewhere gets a hash in its place."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_. -]{0,79}", scene):
+        return scene
+    kept = re.sub(r"[^A-Za-z0-9_-]+", "-", scene)[:40].strip("-")
+    digest = hashlib.sha256(scene.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{kept}-{digest}" if kept else digest
 
 
 def read_numbers(path: Path, count: int | None = None) -> list[float]:

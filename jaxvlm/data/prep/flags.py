@@ -9,6 +9,17 @@ from jaxvlm.data.prep.anchor_scenes import Options
 from jaxvlm.data.prep.view_choice import METHODS
 from jaxvlm.errors import UserError
 
+# More would fill a record, and no model is shown as many.
+_MOST_VIEWS = 256
+
+
+def output_file(text: str) -> Path:
+    """The type of a flag that names a file to write."""
+    path = Path(text)
+    if not path.name or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no file's name; expected one like out.jsonl")
+    return path
+
 
 def script(name: str, description: str) -> argparse.ArgumentParser:
     """A parser whose help shows the script's own examples as they are written."""
@@ -46,14 +57,14 @@ def add_views(parser: argparse.ArgumentParser, num_views: int) -> None:
         help="how views are chosen: to see most of the room (default), evenly, or at random",
     )
     parser.add_argument(
-        "--view-table", type=Path, metavar="CSV", help="write which views were chosen"
+        "--view-table", type=output_file, metavar="CSV", help="write which views were chosen"
     )
 
 
 def check_views(flags: argparse.Namespace) -> None:
     """Raises a UserError for an impossible number of views."""
-    if flags.num_views < 1:
-        raise UserError(f"--num-views {flags.num_views}: expected at least 1")
+    if not 1 <= flags.num_views <= _MOST_VIEWS:
+        raise UserError(f"--num-views {flags.num_views}: expected 1 to {_MOST_VIEWS}")
     if flags.seed < 0:
         raise UserError(f"--seed {flags.seed}: expected at least 0")
 
@@ -101,7 +112,7 @@ def anchor_options(flags: argparse.Namespace) -> Options:
         views=flags.views,
         frame=flags.frame,
         instructions=most,
-        draw=flags.output.with_name(flags.output.stem + "_views") if flags.render else None,
+        draw=flags.output.with_name(flags.output.name + ".views") if flags.render else None,
         image_size=flags.image_size,
         keep_unseen=flags.keep_unseen,
         plans=getattr(flags, "floor_plans", None),

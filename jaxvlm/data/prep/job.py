@@ -1,15 +1,18 @@
 """A preparation: many scenes to one record file, in parallel, continued where it stopped.
 
 Every scene's records are a part of their own under `<output>.parts/` until all are there; then they
-are joined, in the scenes' order. Beside the output, `<output>.meta` tells what it was made from.
+are joined, in the scenes' order. Beside the output, `<output>.meta` tells what it was made from; a
+hidden `.<output>.lock` keeps a second run out.
 """
 
 import contextlib
+import csv
 import dataclasses
 import fcntl
 import functools
 import glob
 import hashlib
+import io
 import json
 import shutil
 from collections import Counter
@@ -19,8 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxvlm.console import progress
+from jaxvlm.data.audit.checks import ERROR, check_record
 from jaxvlm.data.prep.workers import made_of
-from jaxvlm.data.record import Record, record_entry
+from jaxvlm.data.record import Record, parse_record, record_entry
 from jaxvlm.data.records import record_writer
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
@@ -40,12 +44,14 @@ class Part:
       counts: what is worth adding up over scenes ("frames without a pose", say).
       notes: sentences for the user.
       views: rows of the table of views, see `VIEW_COLUMNS`.
+      files: images that were drawn for it.
     """
 
     records: list[Record] = dataclasses.field(default_factory=list)
     counts: Counter = dataclasses.field(default_factory=Counter)
     notes: list[str] = dataclasses.field(default_factory=list)
     views: list[tuple] = dataclasses.field(default_factory=list)
+    files: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,21 +81,27 @@ class Job:
 
         Raises:
           UserError: a file of other settings or of unknown origin stands at the output, another
-            run writes it, or a scene's data is wrong. Finished scenes are kept.
+            run writes it, a scene's data is wrong, or the disk is full. Finished scenes are kept.
         """
         if workers < 1:
             raise UserError(f"--workers {workers}: expected at least 1")
         if not self.scenes:
             raise UserError(f"{self.output}: there is no scene to make records of")
         try:
-            self._parts.mkdir(parents=True, exist_ok=True)
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            if self.view_table is not None:
+                self.view_table.parent.mkdir(parents=True, exist_ok=True)
+            with self._alone():
+                if self._claim(overwrite):
+                    self._make(workers)
+                else:
+                    print(f"{self.output}: up to date")
         except OSError as error:
-            raise UserError(f"--output {self.output} cannot be written: {error}") from None
-        with self._alone():
-            if self._claim(overwrite):
-                self._make(workers)
-            else:
-                print(f"{self.output}: up to date")
+            place = error.filename or self.output
+            raise UserError(
+                f"{place} cannot be read or written: {error.strerror}; once that is mended, the "
+                "same command goes on"
+            ) from None
 
     @property
     def _parts(self) -> Path:
@@ -116,50 +128,48 @@ class Job:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Locks the output; a folder of parts that holds nothing afterwards is removed."""
-        idle = False
-        try:
-            with (self._parts / ".lock").open("w") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise UserError(f"another run is making {self.output}; wait for it") from None
-                try:
-                    yield
-                finally:
-                    idle = [path.name for path in self._parts.iterdir()] == [".lock"]
-        finally:
-            if idle:
-                # Not before the lock is closed: NFS keeps the folder of an open file.
-                shutil.rmtree(self._parts, ignore_errors=True)
+        """Holds the output's lock, whose file stays: removing it would let two runs in."""
+        path = self.output.with_name(f".{self.output.name}.lock")
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another run is making {self.output}; wait for it") from None
+            yield
 
     def _claim(self, overwrite: bool) -> bool:
         """False where the output stands already; parts of other settings are removed."""
-        meta = _read(self._meta)
-        if self.output.exists() and not overwrite:
-            if meta is None:
-                raise UserError(
-                    f"{self.output} exists and was not made by this command; name another "
-                    "--output, or pass --overwrite to replace it"
-                )
-            known = {key: meta.get(key) for key in self._identity}
-            changed = _difference(known, self._identity)
-            if changed is None and meta.get("bytes") != self.output.stat().st_size:
-                changed = "it was changed afterwards"
-            if changed is None and meta.get("inputs") != self._digest:
-                changed = "the scenes or their files have changed since"
+        begun = self._parts / "identity.json"
+        ours = _read(begun) == self._identity
+        # Where all parts are there, a run ended while it joined them.
+        joining = ours and all(self._part(scene).exists() for scene in self.scenes)
+        if self.output.exists() and not overwrite and not joining:
+            changed = self._changed()
             if changed is None:
                 return False
             raise UserError(
-                f"{self.output} was made otherwise ({changed}); name another --output, or pass "
-                "--overwrite to replace it"
+                f"{self.output} {changed}; name another --output, or pass --overwrite to replace it"
             )
-        begun = self._parts / "identity.json"
-        if _read(begun) != self._identity:
-            for path in self._parts.glob("*.json"):
-                path.unlink()
+        if not ours:
+            shutil.rmtree(self._parts, ignore_errors=True)
+            self._parts.mkdir()
             write_text(begun, json.dumps(self._identity))
         return True
+
+    def _changed(self) -> str | None:
+        """What makes the output another than would be made now; None where it is the same."""
+        meta = _read(self._meta)
+        if meta is None:
+            return "exists and was not made by this command"
+        difference = _difference({key: meta.get(key) for key in self._identity}, self._identity)
+        if difference is not None:
+            return f"was made otherwise ({difference})"
+        if meta.get("inputs") != self._digest:
+            return "was made of scenes or files that have changed since"
+        if meta.get("sha256") != file_hash(self.output):
+            return "was changed after it was made"
+        gone = [name for name in meta.get("files", ()) if not Path(name).is_file()]
+        return f"has lost {gone[0]}" if gone else None
 
     def _make(self, workers: int) -> None:
         for left in self.output.parent.glob(f"{glob.escape(self.output.name)}.*.draft"):
@@ -174,6 +184,7 @@ class Job:
                 write_text(self._part(scene), json.dumps(part))
                 advance()
         self._join()
+        shutil.rmtree(self._parts)
 
     def _part(self, scene: str) -> Path:
         # A scene's name may be a path, or as long as no file's name may be.
@@ -181,54 +192,66 @@ class Job:
         return self._parts / f"part-{name}.json"
 
     def _join(self) -> None:
-        counts, notes, views, records = Counter(), [], [], 0
+        """Writes the records of all parts, the table of views, and what they were made from."""
+        totals = Part()
         with record_writer(self.output) as write:
+            count = 0
             for scene in self.scenes:
                 part = json.loads(self._part(scene).read_text(encoding="utf-8"))
                 for entry in part["records"]:
                     write(entry)
-                records += len(part["records"])
-                counts.update(part["counts"])
-                notes += part["notes"]
-                views += part["views"]
-        if not records:
-            self.output.unlink()
-            raise UserError(
-                f"{self.output}: no record could be made of {len(self.scenes)} scene(s)"
-                + "".join(f"\n  {note}" for note in notes)
-                + "".join(f"\n  {count:,} {name}" for name, count in counts.items())
-            )
+                count += len(part["records"])
+                totals.counts.update(part["counts"])
+                for name in ("notes", "views", "files"):
+                    getattr(totals, name).extend(part[name])
+            if not count:
+                # In here, so that nothing is written over what may stand there.
+                raise UserError(
+                    f"{self.output}: no record could be made of {len(self.scenes)} scene(s)"
+                    + "".join(f"\n  {line}" for line in _told(totals))
+                )
         if self.view_table is not None:
-            lines = [",".join(map(str, row)) for row in (VIEW_COLUMNS, *views)]
-            write_text(self.view_table, "\n".join(lines) + "\n")
+            table = io.StringIO()
+            csv.writer(table, lineterminator="\n").writerows([VIEW_COLUMNS, *totals.views])
+            write_text(self.view_table, table.getvalue())
         meta = {
             **self._identity,
             "inputs": self._digest,
             "scenes": len(self.scenes),
-            "bytes": self.output.stat().st_size,
-            "records": records,
-            "counts": dict(counts),
-            "notes": notes,
+            "sha256": file_hash(self.output),
+            "records": count,
+            "counts": dict(totals.counts),
+            "notes": totals.notes,
+            "files": totals.files,
         }
         write_text(self._meta, json.dumps(meta, indent=2) + "\n")
-        for path in self._parts.glob("*.json"):
-            path.unlink()
-        print(f"{self.output}: {records:,} records of {len(self.scenes):,} scenes")
-        for name, count in counts.items():
-            print(f"  {count:,} {name}")
-        for note in notes:
-            print(f"  {note}")
+        print(f"{self.output}: {count:,} records of {len(self.scenes):,} scenes")
+        for line in _told(totals):
+            print(f"  {line}")
+
+
+def _told(totals: Part) -> list[str]:
+    return [*(f"{count:,} {name}" for name, count in totals.counts.items()), *totals.notes]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entries:
-    """The work of a job, its part as JSON."""
+    """The work of a job, its part as JSON; no record comes out that the audit would refuse."""
 
     work: Callable[[str], Part]
 
     def __call__(self, scene: str) -> dict:
         part = self.work(scene)
-        return {**vars(part), "records": [record_entry(record) for record in part.records]}
+        entries = [record_entry(record) for record in part.records]
+        for number, entry in enumerate(entries):
+            where = f"scene {scene}, record {number}"
+            found = check_record(parse_record(entry, where))
+            # Files for prediction have no answers.
+            wrong = (p for p in found if p.level == ERROR and p.check != "answer-empty")
+            problem = next(wrong, None)
+            if problem is not None:
+                raise UserError(f"{problem.message} ({problem.check})")
+        return {**vars(part), "records": entries}
 
 
 def _read(path: Path) -> dict | None:
@@ -270,6 +293,8 @@ def file_hash(path: Path) -> str:
     Raises:
       UserError: the file does not exist or cannot be read.
     """
+    if not path.is_file():
+        raise UserError(f"{path} is no file; check the path")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxvlm.data.boxes import SURFACE_DEPTH, Box, box_axes
 from jaxvlm.data.frames import is_rotation
-from jaxvlm.data.prep.files import read_json
+from jaxvlm.data.prep.files import numbers_of, read_json
 from jaxvlm.data.prep.scan import ScanFrame, image_size
 from jaxvlm.errors import UserError
 
@@ -67,9 +67,9 @@ def _plane(entry: object, where: str, number: int) -> Box:
     label = entry.get("label") if isinstance(entry, dict) else None
     if not isinstance(label, str) or not label:
         raise UserError(f"{where}: needs a text 'label'")
-    centre = _numbers(entry, "center", (3,), where)
-    normal = _numbers(entry, "normal", (3,), where)
-    extent = _numbers(entry, "extent", (2, 3), where)
+    centre = numbers_of(entry, "center", (3,), where)
+    normal = numbers_of(entry, "normal", (3,), where)
+    extent = numbers_of(entry, "extent", (2, 3), where)
     if np.linalg.norm(normal) < 1e-6:
         raise UserError(f"{where}: 'normal' has no direction")
     if extent.min() < 0 or extent[:2].min() <= 0:
@@ -88,28 +88,17 @@ def _camera(entry: object, folder: Path, where: str) -> ScanFrame:
     image = next((p for p in (folder / path, Path(path)) if p.is_file()), None)
     if image is None:
         raise UserError(f"{where}: the image {path!r} does not exist in {folder} nor here")
-    pose = _numbers(entry, "pose", (16,), where).reshape(4, 4)
+    pose = numbers_of(entry, "pose", (16,), where).reshape(4, 4)
     if not is_rotation(pose[:3, :3]):
         raise UserError(f"{where}: the upper left 3 x 3 of 'pose' is no rotation")
-    intrinsics = _numbers(entry, "intrinsics", (9,), where).reshape(3, 3)
+    intrinsics = numbers_of(entry, "intrinsics", (9,), where).reshape(3, 3)
     if min(intrinsics[0, 0], intrinsics[1, 1]) <= 0:
         raise UserError(f"{where}: 'intrinsics' must be K in pixels, row-major")
     depth = None
     if entry.get("depth_hist") is not None:
-        depth = _numbers(entry, "depth_hist", (16,), where)
+        depth = numbers_of(entry, "depth_hist", (16,), where)
         if depth.min() < 0 or abs(depth.sum() - 1) > 1e-2:
             raise UserError(
                 f"{where}: 'depth_hist' adds up to {depth.sum():.4g}; give fractions over 0-10 m"
             )
     return ScanFrame(image, depth, pose, intrinsics, image_size(image))
-
-
-def _numbers(entry: dict, field: str, counts: tuple[int, ...], where: str) -> np.ndarray:
-    try:
-        values = np.array(entry[field], np.float64).reshape(-1)
-    except (KeyError, TypeError, ValueError):
-        values = np.zeros(0)
-    if len(values) not in counts or not np.isfinite(values).all():
-        expected = " or ".join(map(str, counts))
-        raise UserError(f"{where}: {field!r} must be {expected} finite numbers")
-    return values

@@ -149,6 +149,6 @@ def _optional(row: dict, field: str, where: str) -> str:
 
 def _text(row: object, field: str, where: str) -> str:
     value = row.get(field) if isinstance(row, dict) else None
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise UserError(f"{where}: needs {field!r}, found {value!r}")
     return str(value).strip()

@@ -59,7 +59,7 @@ def phrases(boxes: Sequence[Box], viewpoint: Float[np.ndarray, "3"]) -> dict[str
 def _by_attribute(box: Box, group: Sequence[Box]) -> list[Phrase]:
     others = [a for other in group if other is not box for a in other.attributes]
     return [
-        Phrase("attribute", f"the {attribute.format(box.category)}")
+        Phrase("attribute", f"the {attribute.replace('{}', box.category)}")
         for attribute in box.attributes
         if attribute not in others
     ]

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from jaxvlm.data.boxes import OBJECT, SURFACE_DEPTH, Box, box_axes
+from jaxvlm.data.boxes import OBJECT, SURFACE_DEPTH, Box, box_axes, distinct
 from jaxvlm.data.frames import Y_UP_TO_Z_UP, is_rotation
-from jaxvlm.data.prep.files import read_json
+from jaxvlm.data.prep.files import numbers_of, read_json
 from jaxvlm.errors import UserError
 
+# Metres: no wall is longer, no flat farther from where its scan began.
+_LARGEST, _FARTHEST = 50.0, 200.0
 _SURFACES = {"walls": "wall", "doors": "door", "windows": "window", "openings": "opening"}
 _WORDS = {
     "washerDryer": "washing machine",
@@ -63,17 +65,16 @@ def read_roomplan(path: Path) -> RoomPlanScene:
         raise UserError(
             f"{path}: expected a RoomPlan export, an object with lists 'walls' and 'objects'"
         )
-    boxes, floors, notes = [], [], []
+    found, floors, notes = [], [], []
     for room in _rooms(whole):
         for field, group in _SURFACES.items():
-            for number, entry in enumerate(room.get(field) or ()):
-                boxes.append(_surface(entry, group, f"{path}: {field}[{number}]", notes))
-        for number, entry in enumerate(room.get("objects") or ()):
-            boxes.append(_object(entry, f"{path}: objects[{number}]"))
-        for number, entry in enumerate(room.get("floors") or ()):
-            floors.append(_floor(entry, f"{path}: floors[{number}]"))
-    # Surfaces of a structure's rooms stand in the structure, too.
-    boxes = list({box.name: box for box in boxes}.values())
+            for entry, where in _entries(room, field, path):
+                found.append((_surface(entry, group, where, notes), where))
+        for entry, where in _entries(room, "objects", path):
+            found.append((_object(entry, where), where))
+        floors += [_floor(entry, where) for entry, where in _entries(room, "floors", path)]
+    # Rooms of a structure share walls.
+    boxes = distinct(found)
     order = [*_SURFACES.values(), OBJECT]
     boxes.sort(key=lambda box: order.index(box.group))
     return RoomPlanScene(boxes, floors, notes)
@@ -84,6 +85,14 @@ def is_roomplan(whole: object) -> bool:
     return isinstance(whole, dict) and (
         isinstance(whole.get("walls"), list) or isinstance(whole.get("rooms"), list)
     )
+
+
+def _entries(room: dict, field: str, path: Path) -> list[tuple[object, str]]:
+    """The elements of a list, each with its place for messages."""
+    found = room.get(field) or []
+    if not isinstance(found, list):
+        raise UserError(f"{path}: {field!r} must be a list, found {type(found).__name__}")
+    return [(entry, f"{path}: {field}[{number}]") for number, entry in enumerate(found)]
 
 
 def _rooms(whole: dict) -> list[dict]:
@@ -154,8 +163,10 @@ def _floor(entry: object, where: str) -> np.ndarray:
     corners = entry.get("polygonCorners") or []
     try:
         local = np.array(corners, np.float64).reshape(-1, 3)
-    except (TypeError, ValueError):
-        raise UserError(f"{where}: 'polygonCorners' must be a list of [x, y, z]") from None
+    except (TypeError, ValueError, OverflowError):
+        local = np.full((1, 3), np.nan)
+    if not (np.abs(local) <= _FARTHEST).all():
+        raise UserError(f"{where}: 'polygonCorners' must be a list of [x, y, z] in metres")
     if len(local) < 3:
         local = np.array([(-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)], np.float64)
         local *= (width / 2, height / 2, 0)
@@ -173,22 +184,19 @@ def _placed(entry: object, where: str, flat: bool) -> tuple[np.ndarray, np.ndarr
     """The pose in the z-up world and the size of an element."""
     if not isinstance(entry, dict):
         raise UserError(f"{where}: expected an object, found {type(entry).__name__}")
-    try:
-        matrix = np.array(entry["transform"], np.float64).reshape(4, 4).T
-    except (KeyError, TypeError, ValueError):
-        matrix = np.full((4, 4), np.nan)
-    if not np.isfinite(matrix).all():
-        raise UserError(f"{where}: 'transform' must be 16 finite numbers, column-major")
+    matrix = numbers_of(entry, "transform", (16,), where).reshape(4, 4).T
     if not is_rotation(matrix[:3, :3]):
         raise UserError(f"{where}: the first three columns of 'transform' are no rotation")
-    try:
-        size = np.array(entry["dimensions"], np.float64).reshape(3)
-    except (KeyError, TypeError, ValueError):
-        size = np.full(3, np.nan)
-    if not np.isfinite(size).all() or size[: 2 if flat else 3].min() <= 0:
+    size = numbers_of(entry, "dimensions", (3,), where)
+    if size[: 2 if flat else 3].min() <= 0 or size.max() > _LARGEST:
         raise UserError(
-            f"{where}: 'dimensions' must be [width, height, depth] in positive metres, found "
-            f"{entry.get('dimensions')!r}"
+            f"{where}: 'dimensions' must be [width, height, depth] in metres, positive and at most "
+            f"{_LARGEST:g}, found {size.tolist()}"
+        )
+    if np.abs(matrix[:3, 3]).max() > _FARTHEST:
+        raise UserError(
+            f"{where}: 'transform' puts it {np.abs(matrix[:3, 3]).max():g} m from the origin; "
+            "expected metres"
         )
     matrix = matrix.copy()
     matrix[:3] = Y_UP_TO_Z_UP @ matrix[:3]

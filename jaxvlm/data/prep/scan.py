@@ -113,7 +113,7 @@ def read_depth(path: Path) -> Float[np.ndarray, "H W"]:
             if not file.mode.startswith("I"):
                 raise ValueError(f"its pixels are of mode {file.mode!r}, expected 16-bit numbers")
             return np.asarray(file).astype(np.float32) / _MILLIMETRES
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"the depth image {path} cannot be read: {error}") from None
 
 

@@ -5,13 +5,14 @@ walls follow the axes, as in the meshes and boxes that others publish.
 """
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxvlm.data.frames import is_rotation
-from jaxvlm.data.prep.files import read_numbers
+from jaxvlm.data.prep.files import folder_name, read_numbers
 from jaxvlm.data.prep.scan import ScanFrame, image_size
 from jaxvlm.data.prep.view_choice import MOST_CANDIDATES, thinned
 from jaxvlm.errors import UserError
@@ -36,6 +37,8 @@ class ScanNetScene:
 
 def find_scene(root: Path, scene_id: str) -> Path | None:
     """The folder of a scene: `root/<scene>`, or below `scans` or `scans_test`."""
+    if folder_name(scene_id) != scene_id:
+        return None
     folders = (root, root / "scans", root / "scans_test")
     return next((f / scene_id for f in folders if (f / scene_id).is_dir()), None)
 
@@ -114,7 +117,7 @@ def _numbered(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Files named by numbers (SensReader writes 12.jpg, others 000012.jpg), in order."""
     if not folder.is_dir():
         return {}
-    files = (path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    files = (p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.is_file())
     numbered = {path.stem: path for path in files if path.stem.isdecimal()}
     return dict(sorted(numbered.items(), key=lambda item: int(item[0])))
 
@@ -139,11 +142,14 @@ def _intrinsics(
     if not path.is_file():
         raise UserError(f"{path} is missing; export the intrinsics (--export_intrinsics)")
     k = np.array(read_numbers(path, 16)).reshape(4, 4)[:3, :3]
-    if not np.isfinite(k).all():
-        raise UserError(f"{path}: expected finite numbers")
+    if not np.isfinite(k).all() or not 0.1 < min(k[0, 0], k[1, 1]) / max(size) < 20:
+        raise UserError(
+            f"{path}: no camera of {size[0]} x {size[1]} pixels has the focal lengths "
+            f"{k[0, 0]:g} x {k[1, 1]:g}; expected the 4 x 4 matrix of the colour camera"
+        )
     found = [k]
     original = [info.get(name, "") for name in ("colorWidth", "colorHeight")]
-    if all(text.isdecimal() and int(text) for text in original):
+    if all(re.fullmatch(r"[1-9]\d{0,5}", text) for text in original):
         # Images that were exported smaller; some exports scale the intrinsics, too.
         scale = [size[0] / int(original[0]), size[1] / int(original[1]), 1]
         found.append(k * np.array(scale)[:, None])

@@ -48,6 +48,8 @@ def split_by_scene(
     """
     if not 0 < test_ratio < 1:
         raise UserError(f"--test-ratio {test_ratio}: expected a number between 0 and 1")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: expected at least 0")
     rooms: dict[str, list[tuple[Place, str]]] = {}
     seen: set[bytes] = set()
     counts = Counter()

@@ -13,6 +13,7 @@ from jaxvlm.data.boxes import Box, action_box
 from jaxvlm.data.frames import Frame, upright
 from jaxvlm.data.images import find_image
 from jaxvlm.data.prep.drawn import draw_scene, save_views
+from jaxvlm.data.prep.files import folder_name
 from jaxvlm.data.prep.job import Part
 from jaxvlm.data.prep.referring import VIEWPOINT
 from jaxvlm.data.prep.scan import relative_path
@@ -65,6 +66,7 @@ class StandIns:
                 part.records.append(self._with_views(file[index], *views))
             elif index in kept:
                 part.records.append(file[index])
+        part.files = list(views[0]) if views else []
         part.counts["scenes with drawn views"] = int(bool(boxes))
         part.counts = +part.counts
         return part
@@ -73,7 +75,7 @@ class StandIns:
         """Paths and geometry of the views; several records may ask for the same box."""
         distinct = {(box.category, *box.centre, *box.size): box for box in boxes}
         drawn = draw_scene(list(distinct.values()), [], self.num_views, self.image_size)
-        paths = save_views(drawn, self.draw / scene)
+        paths = save_views(drawn, self.draw / folder_name(scene))
         return tuple(relative_path(path) for path in paths), drawn.geometry
 
     def inputs(self, scene: str) -> list[Path]:

@@ -198,7 +198,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_stands(tmp_path, scan, capsys,
     assert (tmp_path / "out.jsonl").stat().st_mtime_ns == before
     pose = broken / "pose"
     (pose / "9999.txt").write_text("new")
-    with pytest.raises(UserError, match="the scenes or their files have changed since"):
+    with pytest.raises(UserError, match="was made of scenes or files that have changed"):
         prepare(tmp_path, scan, questions=questions)
     (pose / "9999.txt").unlink()
     with pytest.raises(UserError, match=r"made otherwise \(num_views 4, now 2\)"):
