@@ -113,7 +113,9 @@ def _open(path: str) -> Iterator[Image.Image]:
         text = f"it has {size}, more than {_MOST_PIXELS:,}; make it smaller"
         raise UserError(f"the image {path!r} cannot be read: {text}") from None
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"the image {path!r} cannot be read: {error}") from None
+        heic = path.lower().endswith((".heic", ".heif"))
+        hint = "; convert HEIC photographs to JPEG" if heic else ""
+        raise UserError(f"the image {path!r} cannot be read: {error}{hint}") from None
 
 
 def resized_size(width: int, height: int, size: int) -> tuple[int, int]:

@@ -287,7 +287,9 @@ def decode(raw: bytes, origin: str) -> dict:
     try:
         entry = json.loads(text, parse_constant=constant)
     except json.JSONDecodeError as error:
-        hint = "; a .jsonl file holds one whole record a line" if text.strip() in "[{" else ""
+        broken = text.strip() in ("[", "{", "[{")
+        hint = "; a .jsonl file holds one whole record a line, a list must end in .json"
+        hint = hint if broken else ""
         raise RecordError(
             "malformed-json", f"{origin}: malformed JSON: {error.msg} at column {error.colno}{hint}"
         ) from None

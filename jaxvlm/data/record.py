@@ -4,6 +4,7 @@ The format is described in docs/data.md.
 """
 
 import dataclasses
+import difflib
 import json
 
 import numpy as np
@@ -118,7 +119,10 @@ def parse_record(entry: object, origin: str) -> Record:
         raise _wrong(origin, f"expected a JSON object, found {type(entry).__name__}")
     images = entry.get("images")
     if not isinstance(images, list) or not images or not all(isinstance(i, str) for i in images):
-        found = "nothing" if images is None else _shown(images)
+        found = _shown(images)
+        if images is None:
+            close = difflib.get_close_matches("images", map(str, entry), 1)
+            found = f"nothing; did you mean {close[0]!r}?" if close else "nothing"
         raise _wrong(origin, f"'images' must be a non-empty list of paths, found {found}")
     if not all(images) or any("\0" in image for image in images):
         raise _wrong(origin, "'images' holds a path that is empty or has a NUL in it")

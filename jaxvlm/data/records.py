@@ -94,6 +94,28 @@ def write_records(path: Path, entries: Iterable[dict | Record]) -> int:
     return count
 
 
+def moved_entry(entry: dict, source: Path, destination: Path) -> dict:
+    """A record for another folder: images that lie beside `source` are named from there.
+
+    Args:
+      entry: a decoded record.
+      source: the file it is from.
+      destination: the file it goes to.
+    """
+    here, there = source.parent.resolve(), destination.parent.resolve()
+    images = entry.get("images")
+    if here == there or not isinstance(images, list):
+        return entry
+    beside = [
+        isinstance(i, str) and not Path(i).is_absolute() and (here / i).is_file() for i in images
+    ]
+    moved = [
+        os.path.relpath(here / image, there) if own else image
+        for image, own in zip(images, beside, strict=True)
+    ]
+    return {**entry, "images": moved}
+
+
 @contextlib.contextmanager
 def record_writer(path: Path) -> Iterator[Callable[[dict | Record], None]]:
     """Yields a function that adds a record; the file is there when all are written.

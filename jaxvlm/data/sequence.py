@@ -92,7 +92,8 @@ def tokenize(
         if room <= len(newline):
             raise UserError(
                 f"{record.origin}: the answer ({len(answer)} tokens) and {max_visual} visual "
-                f"tokens leave no room for the question within text.max_length={max_length}"
+                f"tokens leave no room for the question within text.max_length={max_length}; set it to "
+                f"{_enough(len(answer) + max_visual)} or more"
             )
         if len(question) > room:
             question = question[: room - len(newline)] + newline
@@ -112,6 +113,11 @@ def tokenize(
             )
         )
     return samples, shortened
+
+
+def _enough(tokens: int) -> int:
+    """A round length that leaves room for a question."""
+    return -(-(tokens + 64) // 64) * 64
 
 
 def _encoded(

@@ -40,8 +40,10 @@ def main(flags: argparse.Namespace) -> None:
     record = file[flags.index]
     roots = (str(file.path.parent), *flags.image_root)
     lines = describe(record)
+    gone = [image for image in record.images if find_image(image, roots) is None]
+    lines += [(f"not found: {image}", _WRONG) for image in gone]
     print("\n".join(text for text, _ in lines))
-    output = flags.output or Path(f"{file.path.stem}_{flags.index}.png")
+    output = flags.output or Path("runs", "show", f"{file.path.stem}_{flags.index}.png")
     picture = draw_record(record, roots, lines)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +218,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("file", help="a record file")
     flags.add_argument("--index", type=int, default=0, help="of the record, from 0 (default: 0)")
-    flags.add_argument("--output", type=Path, help="default: <file>_<index>.png, here")
+    flags.add_argument("--output", type=Path, help="default: runs/show/<file>_<index>.png")
     flags.add_argument(
         "--image-root",
         nargs="+",

@@ -155,7 +155,8 @@ def _report(path: str, files: list[RecordFile], verdicts: list[Verdict], policy:
         first = next(message for found in verdicts for _, message in found.bad.values())
         more = f" ({bad - 1:,} more such records)" if bad > 1 else ""
         raise UserError(
-            f"{first}{more}. `{command}` shows everything that is wrong and --fix mends it; "
+            f"{first}{more}. `{command}` shows everything that is wrong and --fix writes a file "
+            "without it; "
             "data.on_bad_record='skip' leaves such records out"
         )
     if bad:

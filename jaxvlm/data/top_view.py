@@ -8,7 +8,10 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 _BACKGROUND, _GRID, _INK = "#ffffff", "#e6e6e6", "#333333"
-_CAMERAS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
+_CAMERAS = (
+    *("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2"),
+    *("#7f7f7f", "#bcbd22", "#000000", "#ff9896"),
+)
 _REACH = 0.8
 _BORDER = 40
 
@@ -85,8 +88,12 @@ def draw_top_view(
         centre = outline.corners.mean(0)
         if outline.front is not None:
             pen.line([place(centre), place(outline.front)], fill=outline.colour, width=2)
+    for outline in outlines:
         if outline.name:
-            pen.text(place(centre), outline.name, fill=outline.colour, anchor="mm", font=font(12))
+            # Last, on white, so that no line runs through it.
+            style = {"anchor": "mm", "font": font(12), "stroke_width": 2, "stroke_fill": "#ffffff"}
+            at = place(outline.corners.mean(0))
+            pen.text(at, outline.name, fill=outline.colour, **style)
     for number, view in enumerate(viewpoints):
         _camera(pen, place, view, number)
     return image

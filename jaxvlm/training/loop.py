@@ -166,6 +166,7 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     base_key = jax.random.key(config.seed)
     timer = _Timer(first)
     recent: list[dict[str, jax.Array]] = []
+    console().print("compiling the update, which the first one waits for")
     # Closing the stream ends its worker processes.
     with contextlib.closing(stream), progress("training", last, first, lines=False) as advance:
         for step in range(first, last):

@@ -142,7 +142,7 @@ def arkit(root: Path) -> Callable[[], object]:
     ]
     annotation = root / ARKIT / f"{ARKIT}_3dod_annotation.json"
     annotation.write_text(json.dumps({"data": objects}))
-    options = Options(10, "coverage", "first_camera", None, None, 448, False, None, 0)
+    options = Options(10, "coverage", "first_camera", None, None, 448, None, None, 0)
     return lambda: AnchorScenes("arkit", {ARKIT: root / ARKIT}, options)(ARKIT)
 
 

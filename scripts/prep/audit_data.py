@@ -95,7 +95,7 @@ def _show(report: dict, findings: list[Findings], examples: int) -> None:
         cases = [
             problem.message
             for found in findings
-            for problems in found.problems.values()
+            for _, problems in sorted(found.problems.items())
             for problem in problems
             if problem.check == check
         ]
@@ -115,6 +115,8 @@ def _show(report: dict, findings: list[Findings], examples: int) -> None:
 def _check_output(flags: argparse.Namespace, paths: list[Path]) -> None:
     if not flags.fix:
         return
+    if len(paths) > 1 and flags.fix.suffix in (".json", ".jsonl"):
+        raise UserError(f"--fix {flags.fix}: several files go into a folder; name one")
     outputs = [_destination(flags.fix, path, len(paths)) for path in paths]
     if len(set(outputs)) < len(outputs):
         raise UserError("--fix: two of the files have the same name; mend them one at a time")

@@ -17,7 +17,7 @@ from jaxvlm.console import print_table
 from jaxvlm.data.audit.checks import read_rooms
 from jaxvlm.data.prep.flags import output_file, script
 from jaxvlm.data.prep.split import split_by_scene, stratum
-from jaxvlm.data.records import open_records, record_writer
+from jaxvlm.data.records import moved_entry, open_records, record_writer
 from jaxvlm.errors import UserError
 
 
@@ -35,10 +35,13 @@ def main(flags: argparse.Namespace) -> None:
     rooms = read_rooms(flags.rooms) if flags.rooms else {}
     train, test, counts = split_by_scene(files, flags.test_ratio, flags.seed, rooms)
     with record_writer(flags.train) as to_train, record_writer(flags.test) as to_test:
-        for write, places in ((to_train, train), (to_test, test)):
+        for write, path, places in (
+            (to_train, flags.train, train),
+            (to_test, flags.test, test),
+        ):
             for file, index in places:
                 # As it stands: fields that jaxvlm does not know are kept.
-                write(files[file].items.entry(index))
+                write(moved_entry(files[file].items.entry(index), files[file].path, path))
     for path, places in ((flags.train, train), (flags.test, test)):
         print(f"{path}: {len(places):,} records")
     for name, count in counts.items():

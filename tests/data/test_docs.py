@@ -32,7 +32,7 @@ def test_the_example_of_ones_own_data_works_as_written(tmp_path):
         words = command.replace("python", sys.executable, 1).split()
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "all_0.png").is_file()
+    assert (tmp_path / "runs" / "show" / "all_0.png").is_file()
     assert len(read_records(folder / "train_split.jsonl")) == 3
     assert len(read_records(folder / "test_split.jsonl")) == 1
 

@@ -28,6 +28,7 @@ CHECKS = {
     "image-scene-mismatch": "an image of another scene than scene_id",
     "duplicate-row": "question, answer, scene and situation of an earlier row",
     "duplicate-question-id": "a question_id that an earlier, different row has",
+    "instruction-conflict": "an instruction that an earlier row answers with another action",
     "scene-in-both": "a scene that train and test share",
     "answer-empty": "no answer",
     "answer-too-long": "an answer of more than 64 words",

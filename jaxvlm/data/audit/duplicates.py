@@ -1,5 +1,6 @@
 """Rows of a file that say the same, found with sixteen bytes of memory a row."""
 
+import dataclasses
 import hashlib
 from array import array
 
@@ -33,11 +34,15 @@ class Rows:
 
     def __init__(self):
         self._index, self._row, self._id = array("q"), array("Q"), array("Q")
+        self._asked = array("Q")
 
     def add(self, index: int, record: Record) -> None:
         """Remembers a record."""
         self._index.append(index)
         self._row.append(_short(row_key(record)))
+        # Zero stands for what several actions may answer: a question.
+        asked = dataclasses.replace(record, answer="") if record.action is not None else None
+        self._asked.append(_short(row_key(asked)) if asked else 0)
         # Zero stands for no id.
         self._id.append(_short(digest(record.question_id)) if record.question_id else 0)
 
@@ -51,6 +56,11 @@ class Rows:
             if ids[place] and place not in again:
                 text = f"its question_id stands in line {_line(findings, index[before])} already"
                 findings.add(int(index[place]), "duplicate-question-id", text, WARNING)
+        asked = np.array(self._asked)
+        for place, before in _earlier(asked).items():
+            if asked[place] and place not in again:
+                text = f"line {_line(findings, index[before])} answers this with another action"
+                findings.add(int(index[place]), "instruction-conflict", text, WARNING)
         findings.question_ids = {int(i) for i in np.unique(ids[ids > 0])}
 
     def _same_row(self, findings: Findings, index: int, before: int) -> None:

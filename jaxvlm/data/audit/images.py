@@ -108,6 +108,8 @@ class Look:
                 f"the image {use.image!r} does not exist (looked for {', '.join(self.tried)}); "
                 "put it there, or name its folder as an image root"
             )
+            if "\\" in use.image:
+                text += "; write / instead of \\"
             return Flaw("image-missing", text)
         if self.error is not None:
             return Flaw("image-unreadable", self.error)

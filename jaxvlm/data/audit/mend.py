@@ -10,7 +10,8 @@ from jaxvlm.data.audit.duplicates import row_key
 from jaxvlm.data.audit.findings import Findings
 from jaxvlm.data.items import RecordError
 from jaxvlm.data.record import Record, parse_record
-from jaxvlm.data.records import record_writer
+from jaxvlm.data.records import moved_entry, record_writer
+from jaxvlm.errors import UserError
 
 # What rows share is no single row's fault: the first of equals stays, a shared room calls for
 # another split.
@@ -32,6 +33,12 @@ def mend(findings: Findings, destination: Path) -> tuple[int, Counter, Counter]:
     repaired, dropped = Counter(), Counter()
     rows: dict[bytes, set[str]] = {}
     written = 0
+    if len(findings.bad()) == findings.rows:
+        checks = Counter(problem.check for problem in findings.bad().values())
+        raise UserError(
+            f"{destination}: nothing would be left; every record of {findings.file.path} fails a "
+            f"check ({', '.join(checks)})"
+        )
     with record_writer(destination) as write:
         for index in range(len(findings.file)):
             found = findings.problems.get(index, [])
@@ -53,7 +60,7 @@ def mend(findings: Findings, destination: Path) -> tuple[int, Counter, Counter]:
             repaired.update(errors)
             ids.add(record.question_id or "none")
             written += 1
-            write(entry)
+            write(moved_entry(entry, findings.file.path, destination))
     return written, repaired, dropped
 
 

@@ -33,7 +33,8 @@ class Options:
       instructions: of a scene at most; None for all.
       draw: folder for drawn views where a scene has no photographs; None where that is an error.
       image_size: side of drawn views in pixels.
-      keep_unseen: keep objects that no chosen view looks at.
+      unseen: "keep" or "drop" things that no view shows; None drops them where there are
+        photographs and keeps them where views are drawn.
       plans: folder for floor plans, or None.
       seed: of draws.
     """
@@ -44,7 +45,7 @@ class Options:
     instructions: int | None
     draw: Path | None
     image_size: int
-    keep_unseen: bool
+    unseen: str | None
     plans: Path | None
     seed: int
 
@@ -130,8 +131,9 @@ def _photographed(
     in_view = {box.name: looked_at(_points(box), geometry, chosen[0].size).any(1) for box in boxes}
     # A thing of which a corner shows counts when others are told apart from it; only one whose
     # centre shows is asked for.
-    shown = [box for box in boxes if options.keep_unseen or in_view[box.name].any()]
-    asked = [box for box in shown if options.keep_unseen or in_view[box.name][0]]
+    keep = options.unseen == "keep"
+    shown = [box for box in boxes if keep or in_view[box.name].any()]
+    asked = [box for box in shown if keep or in_view[box.name][0]]
     part.counts["objects that no chosen view looks at, left out"] = len(boxes) - len(asked)
     part.counts = +part.counts
     if not asked:
@@ -166,7 +168,10 @@ def _drawn(
     paths = save_views(drawn, options.draw / folder_name(scene))
     part = Part(counts=Counter({"scenes with drawn views": 1}))
     if drawn.unseen:
-        part.counts["things that no drawn view shows"] = len(drawn.unseen)
+        kept = options.unseen != "drop"
+        names = ", ".join(f"{b.category} {b.name}" for b in boxes if b.name in drawn.unseen)
+        part.notes.append(f"{scene}: no view shows {names}; {'kept' if kept else 'left out'}")
+        boxes = [b for b in boxes if kept or b.name not in drawn.unseen]
     if options.plans is not None:
         options.plans.mkdir(parents=True, exist_ok=True)
         floor_plan(boxes, drawn.cameras).save(options.plans / f"{folder_name(scene)}.png")

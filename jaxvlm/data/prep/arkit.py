@@ -100,7 +100,7 @@ def read_trajectory(path: Path) -> tuple[Float[np.ndarray, "N"], Float[np.ndarra
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}; download it") from None
     rows = []
     for number, line in enumerate(lines, 1):
         words = line.split()

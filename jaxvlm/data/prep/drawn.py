@@ -34,6 +34,8 @@ _TURNS, _TILT = 8, np.radians(-12)
 _PROBE, _ENOUGH = 24, 10
 # A wall is worth less of an image than furniture, doors and windows are.
 _WALLS_WORTH = 0.25
+# What it is worth to stand or look elsewhere, when little new is to be seen.
+_APART_WORTH = 0.5
 # Share of the directions around a spot in which there is a wall, where the spot is inside.
 _ENCLOSED = 0.8
 
@@ -154,7 +156,7 @@ def _placed(part: Part, thing: Box) -> Part:
 def _box_parts(thing: Box, boxes: Sequence[Box]) -> list[Part]:
     """The parts of a box, along its own axes."""
     if thing.group == OBJECT or thing.group == "plane":
-        return parts(thing.category, thing.size)
+        return parts(thing.category, thing.size, thing.attributes)
     width, height, _ = (float(v) for v in thing.size)
     if thing.group == "wall":
         return _wall(thing, [b for b in boxes if b.parent == thing.name and b.group != OBJECT])
@@ -214,16 +216,20 @@ def place_cameras(
         look_at(spot, spot + way, _FOCAL) for spot in _spots(mesh, boxes) for way in _ways()
     ]
     seen = np.stack([_seen(mesh, camera, len(boxes)) for camera in candidates])
+    poses = np.stack([c.cam_to_world[:3, [2, 3]].ravel() for c in candidates])
+    apart = np.full(len(candidates), _APART_WORTH)
     worth = np.array([_WALLS_WORTH if b.group == "wall" else 1.0 for b in boxes])
     total = np.zeros(len(boxes))
     chosen: list[int] = []
     for _ in range(min(num_views, len(candidates))):
         # The first look at a box counts most, each further one less.
         gain = np.log1p(total + seen) - np.log1p(total)
-        scores = gain @ worth
+        scores = gain @ worth + apart
         scores[chosen] = -1
         chosen.append(int(np.argmax(scores)))
         total += seen[chosen[-1]]
+        off = np.linalg.norm(poses - poses[chosen[-1]], axis=1)
+        apart = np.minimum(apart, _APART_WORTH * off)
     return [candidates[index] for index in chosen], np.flatnonzero(total == 0).tolist()
 
 
@@ -251,17 +257,20 @@ def _spots(mesh: Mesh, boxes: Sequence[Box]) -> list[np.ndarray]:
     distance = np.where(hits["primID"] >= 0, hits["tfar"], np.inf).reshape(len(spots), -1)
     inside = np.isfinite(distance).mean(1) >= _ENCLOSED
     free = inside & (distance.min(1) > _CLEARANCE) & ~_within(spots, boxes)
-    for allowed in (free, inside & ~_within(spots, boxes), inside, np.ones(len(spots), bool)):
+    waist = spots[0, 2] - 0.7
+    over = [thing for thing in boxes if thing.corners()[:, 2].max() > waist]
+    high = ~_within(spots, over)
+    for allowed in (free, inside & high, inside, np.ones(len(spots), bool)):
         if allowed.any():
             return list(spots[allowed])
     return list(spots)
 
 
 def _within(spots: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
-    """Which spots stand in furniture that reaches over the waist."""
+    """Which spots are where furniture stands."""
     blocked = np.zeros(len(spots), bool)
     for thing in boxes:
-        if thing.group != OBJECT or thing.corners()[:, 2].max() < spots[0, 2] - 0.7:
+        if thing.group != OBJECT:
             continue
         local = np.abs((spots - thing.centre) @ thing.axes.T) - thing.size / 2
         blocked |= (local[:, [0, 2]] < 0.2).all(1)

@@ -91,7 +91,10 @@ def add_anchors(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=int, default=448, help="side of drawn views in pixels (default: 448)"
     )
     parser.add_argument(
-        "--keep-unseen", action="store_true", help="keep things that no chosen view looks at"
+        "--unseen",
+        choices=("keep", "drop"),
+        help="things that no view shows (default: drop them where there are photographs, keep "
+        "them where views are drawn)",
     )
 
 
@@ -114,7 +117,7 @@ def anchor_options(flags: argparse.Namespace) -> Options:
         instructions=most,
         draw=flags.output.with_name(flags.output.name + ".views") if flags.render else None,
         image_size=flags.image_size,
-        keep_unseen=flags.keep_unseen,
+        unseen=flags.unseen,
         plans=getattr(flags, "floor_plans", None),
         seed=flags.seed,
     )

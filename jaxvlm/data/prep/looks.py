@@ -5,7 +5,7 @@ Local axes of a part: x to the right, y the height, z the front, the box's centr
 
 import colorsys
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -42,17 +42,35 @@ Span = tuple[float, float]
 
 def colour(category: str) -> RGB:
     """The colour of a category; an unknown one has one of its own, always the same."""
+    category = _known(category)
     if category in _COLOURS:
         return _COLOURS[category]
     digest = hashlib.sha256(category.encode("utf-8", "surrogateescape")).digest()
     return colorsys.hsv_to_rgb(digest[0] / 256, 0.35 + digest[1] / 512, 0.45 + digest[2] / 600)
 
 
-def parts(category: str, size: np.ndarray) -> list[Part]:
-    """The parts of a thing that fills its box."""
+def parts(category: str, size: np.ndarray, attributes: Sequence[str] = ()) -> list[Part]:
+    """The parts of a thing that fills its box; some attributes show."""
+    name = _known(category)
     width, height, depth = (float(v) for v in size)
-    block = _Block(width, height, depth, colour(category))
-    return _SHAPES.get(category, _plain)(block)
+    if name == "sink":
+        # A little over what it is let into, or its rim could not be seen.
+        height += 0.04
+    if name == "storage unit" and "shelf" in attributes:
+        name = "shelf"
+    block = _Block(width, height, depth, colour(name))
+    if name == "chair" and "{} on a star-shaped base" in attributes:
+        return _chair(block, star=True)
+    return _SHAPES.get(name, _plain)(block)
+
+
+def _known(category: str) -> str:
+    """The category whose look a thing has: "built in cabinet" looks like a cabinet."""
+    words = category.replace("_", " ").lower()
+    names = {name.lower(): name for name in _COLOURS}
+    if words in names:
+        return names[words]
+    return next((names[word] for word in reversed(words.split()) if word in names), category)
 
 
 class _Block:
@@ -99,24 +117,28 @@ def _table(block: _Block) -> list[Part]:
     return [block.cut((0, 1), (1 - top, 1), (0, 1)), *legs]
 
 
-def _chair(block: _Block) -> list[Part]:
+def _chair(block: _Block, star: bool = False) -> list[Part]:
     seat = min(0.5, 0.45 / block.size[1])
     thick, back = block.share(1, 0.06, 0.2), block.share(2, 0.07, 0.25)
     x, z = block.share(0, 0.05, 0.2), block.share(2, 0.05, 0.2)
-    legs = [
-        block.cut(across, (0, seat - thick), along, _DARK)
-        for across in ((0, x), (1 - x, 1))
-        for along in ((0, z), (1 - z, 1))
-    ]
+    if star:
+        foot = block.share(1, 0.05, 0.1)
+        below = [
+            block.cut((0.5 - x, 0.5 + x), (0, seat - thick), (0.5 - z, 0.5 + z), _DARK),
+            block.cut((0.05, 0.95), (0, foot), (0.5 - z / 2, 0.5 + z / 2), _DARK),
+            block.cut((0.5 - x / 2, 0.5 + x / 2), (0, foot), (0.05, 0.95), _DARK),
+        ]
+    else:
+        below = [
+            block.cut(across, (0, seat - thick), along, _DARK)
+            for across in ((0, x), (1 - x, 1))
+            for along in ((0, z), (1 - z, 1))
+        ]
     return [
         block.cut((0, 1), (seat - thick, seat), (0, 1)),
         block.cut((0, 1), (seat, 1), (0, back), block.tint(0.85)),
-        *legs,
+        *below,
     ]
-
-
-def _stool(block: _Block) -> list[Part]:
-    return _table(block)
 
 
 def _sofa(block: _Block) -> list[Part]:
@@ -244,7 +266,7 @@ _SHAPES: dict[str, Callable[[_Block], list[Part]]] = {
     "sink": _tub,
     "sofa": _sofa,
     "stairs": _stairs,
-    "stool": _stool,
+    "stool": _table,
     "storage unit": _doors(2, 2),
     "stove": _hob,
     "table": _table,

@@ -131,7 +131,12 @@ def _items(row: dict, field: str, kind, where: str) -> tuple:
 def _beside(questions: Path) -> Path:
     """SQA3D's annotations, which lie beside the questions with one word another."""
     path = questions.with_name(questions.name.replace("questions", "sqa_annotations"))
-    if path == questions or not path.is_file():
+    if path == questions:
+        raise UserError(
+            f"{questions} has no 'questions' in its name: is it the annotations, or ScanQA's file "
+            "(pass --dataset scanqa)? Else name SQA3D's annotations with --annotations"
+        )
+    if not path.is_file():
         raise UserError(
             f"the annotations of {questions} do not lie beside it as {path.name}; pass "
             "--annotations v1_balanced_sqa_annotations_..._scannetv2.json"

@@ -12,7 +12,13 @@ from jaxvlm.data.boxes import OBJECT, Box
 _METRES, _SHARE = 0.15, 0.1
 # What a phrase speaks of that depends on the views.
 VIEWPOINT = "the first camera"
-_ORDINALS = ("", "second ", "third ", "fourth ", "fifth ", "sixth ", "seventh ", "eighth ")
+_ORDINALS = tuple(
+    f"{word} ".lstrip()
+    for word in (
+        *("", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"),
+        *("tenth", "eleventh", "twelfth"),
+    )
+)
 _ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 
 
@@ -94,16 +100,37 @@ def _by_size(box: Box, group: Sequence[Box]) -> list[Phrase]:
 def _by_relation(box: Box, group: Sequence[Box], alone: Sequence[Box]) -> list[Phrase]:
     said = []
     for mark in alone:
-        distances = {other.name: other.distance(mark.centre) for other in group}
-        mine = distances.pop(box.name)
-        for word, first, second in (
-            ("nearest to", mine, min(distances.values())),
-            ("farthest from", max(distances.values()), mine),
-        ):
-            if second - first > _METRES and second > (1 + _SHARE) * first:
+        for word, sign in (("nearest to", 1), ("farthest from", -1)):
+            # People measure from edge to edge or from middle to middle: both must agree.
+            if all(
+                _first([sign * measure(other, mark) for other in (box, *_others(box, group))])
+                for measure in (_gap, _between)
+            ):
                 text = f"the {box.category} {word} the {mark.category}"
                 said.append(Phrase("relation", text, (mark.name,)))
     return said
+
+
+def _others(box: Box, group: Sequence[Box]) -> list[Box]:
+    return [other for other in group if other is not box]
+
+
+def _first(values: Sequence[float]) -> bool:
+    """Whether the first is the least by a margin (distances, or negated ones)."""
+    mine, rest = values[0], min(values[1:])
+    return rest - mine > max(_METRES, _SHARE * min(abs(rest), abs(mine)))
+
+
+def _between(box: Box, mark: Box) -> float:
+    return float(np.linalg.norm(box.centre - mark.centre))
+
+
+def _gap(box: Box, mark: Box) -> float:
+    """Metres between two boxes, nearly: from the corners and the middle of one to the other."""
+    return min(
+        *(box.distance(point) for point in (mark.centre, *mark.corners())),
+        *(mark.distance(point) for point in (box.centre, *box.corners())),
+    )
 
 
 def _by_order(box: Box, group: Sequence[Box], viewpoint: Float[np.ndarray, "3"]) -> Phrase:
@@ -115,7 +142,7 @@ def _by_order(box: Box, group: Sequence[Box], viewpoint: Float[np.ndarray, "3"])
     rank, margin = _rank(distances, index)
     other_rank, other_margin = _rank(-sizes, index)
     if margin >= other_margin:
-        text = f"the {box.category} {_ordinal(rank)}nearest to {VIEWPOINT}"
+        text = f"the {_ordinal(rank)}nearest {box.category} to {VIEWPOINT}"
     else:
         text = f"the {_ordinal(other_rank)}{largest} {box.category}"
     return Phrase("order", text)

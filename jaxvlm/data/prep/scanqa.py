@@ -110,7 +110,8 @@ def present_scenes(
     if missing and not skip_missing:
         raise UserError(
             f"{scan_root} lacks {len(missing):,} of {len(questions):,} scenes: "
-            f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}; "
-            "export them, or pass --skip-missing to leave their questions out"
+            f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''} (looked for "
+            f"{scan_root}/{missing[0]} and {scan_root}/scans/{missing[0]}); export them, or pass "
+            "--skip-missing to leave their questions out"
         )
     return [scene for scene in questions if scene not in set(missing)], missing

@@ -216,7 +216,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path, scan):
 
 def test_scenes_without_a_scan_are_named(tmp_path, scan, capsys):
     questions = scanqa() + scanqa(scene="scene0999_00")
-    with pytest.raises(UserError, match=r"lacks 1 of 2 scenes: scene0999_00; .*--skip-missing"):
+    with pytest.raises(UserError, match=r"lacks 1 of 2 scenes: scene0999_00 .*--skip-missing"):
         prepare(tmp_path, scan, questions=questions)
     output = prepare(tmp_path, scan, "--skip-missing", questions=questions)
     assert (
