@@ -92,8 +92,8 @@ def tokenize(
         if room <= len(newline):
             raise UserError(
                 f"{record.origin}: the answer ({len(answer)} tokens) and {max_visual} visual "
-                f"tokens leave no room for the question within text.max_length={max_length}; set it to "
-                f"{_enough(len(answer) + max_visual)} or more"
+                f"tokens leave no room for the question within text.max_length={max_length}; set "
+                f"it to {_enough(len(answer) + max_visual)} or more"
             )
         if len(question) > room:
             question = question[: room - len(newline)] + newline
