@@ -51,7 +51,12 @@ def image_candidates(image: str, roots: Sequence[str]) -> list[str]:
 
 def find_image(image: str, roots: Sequence[str]) -> str | None:
     """The file of an image, or None where there is none."""
-    return next((path for path in image_candidates(image, roots) if Path(path).is_file()), None)
+    for path in image_candidates(image, roots):
+        # A path that is too long, or has a NUL in it, is no file's.
+        with contextlib.suppress(OSError, ValueError):
+            if Path(path).is_file():
+                return path
+    return None
 
 
 def open_image(path: str) -> Image.Image:

@@ -14,7 +14,7 @@ from jaxvlm.data.audit.checks import LARGEST_ROOM
 from jaxvlm.data.boxes import OBJECT, Box, box_axes, distinct, flattened
 from jaxvlm.data.frames import is_rotation
 from jaxvlm.data.prep.files import numbers_of, read_json, read_numbers
-from jaxvlm.data.prep.scan import ScanFrame, image_size
+from jaxvlm.data.prep.scan import ScanFrame, check_intrinsics, image_size
 from jaxvlm.data.prep.view_choice import thinned
 from jaxvlm.errors import UserError
 
@@ -148,9 +148,11 @@ def read_pincam(path: Path, size: tuple[int, int], image: Path) -> Float[np.ndar
             f"{path}:1: the intrinsics are of {width:g} x {height:g} pixels, the image {image} "
             f"has {size[0]} x {size[1]}; use the .pincam files of lowres_wide_intrinsics"
         )
-    if not (0 < fx < np.inf and 0 < fy < np.inf and 0 < cx < width and 0 < cy < height):
-        raise UserError(f"{path}:1: no camera has fx {fx:g}, fy {fy:g}, cx {cx:g}, cy {cy:g}")
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+    k = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+    check_intrinsics(k, size, f"{path}:1")
+    if not (0 < cx < width and 0 < cy < height):
+        raise UserError(f"{path}:1: the centre {cx:g} x {cy:g} lies outside of the image")
+    return k
 
 
 def read_boxes(path: Path, cameras: Float[np.ndarray, "N 3"] | None) -> list[Box]:

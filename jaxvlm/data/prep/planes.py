@@ -12,7 +12,7 @@ import numpy as np
 from jaxvlm.data.boxes import SURFACE_DEPTH, Box, box_axes
 from jaxvlm.data.frames import is_rotation
 from jaxvlm.data.prep.files import numbers_of, read_json
-from jaxvlm.data.prep.scan import ScanFrame, image_size
+from jaxvlm.data.prep.scan import ScanFrame, check_intrinsics, image_size
 from jaxvlm.errors import UserError
 
 
@@ -92,8 +92,8 @@ def _camera(entry: object, folder: Path, where: str) -> ScanFrame:
     if not is_rotation(pose[:3, :3]):
         raise UserError(f"{where}: the upper left 3 x 3 of 'pose' is no rotation")
     intrinsics = numbers_of(entry, "intrinsics", (9,), where).reshape(3, 3)
-    if min(intrinsics[0, 0], intrinsics[1, 1]) <= 0:
-        raise UserError(f"{where}: 'intrinsics' must be K in pixels, row-major")
+    size = image_size(image)
+    check_intrinsics(intrinsics, size, where)
     depth = None
     if entry.get("depth_hist") is not None:
         depth = numbers_of(entry, "depth_hist", (16,), where)
@@ -101,4 +101,4 @@ def _camera(entry: object, folder: Path, where: str) -> ScanFrame:
             raise UserError(
                 f"{where}: 'depth_hist' adds up to {depth.sum():.4g}; give fractions over 0-10 m"
             )
-    return ScanFrame(image, depth, pose, intrinsics, image_size(image))
+    return ScanFrame(image, depth, pose, intrinsics, size)

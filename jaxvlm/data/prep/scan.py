@@ -132,6 +132,25 @@ def image_size(path: Path) -> tuple[int, int]:
         raise UserError(f"the image {path} cannot be read: {error}") from None
 
 
+def check_intrinsics(k: Float[np.ndarray, "3 3"], size: tuple[int, int], where: str) -> None:
+    """Refuses what no camera is.
+
+    Args:
+      k: in pixels.
+      size: (width, height) of the image.
+      where: the file, for the message.
+
+    Raises:
+      UserError: focal lengths far from the image's size, or numbers that are not finite.
+    """
+    focal = np.diagonal(k)[:2] / max(size)
+    if not np.isfinite(k).all() or not ((focal > 0.1) & (focal < 20)).all():
+        raise UserError(
+            f"{where}: no camera of {size[0]} x {size[1]} pixels has the focal lengths "
+            f"{k[0, 0]:g} x {k[1, 1]:g}; expected the intrinsics of the colour camera in pixels"
+        )
+
+
 def relative_path(path: Path) -> str:
     """A path as records write it: from the working folder where it lies below it."""
     absolute, here = path.absolute(), Path.cwd()

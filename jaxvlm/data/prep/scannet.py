@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from jaxvlm.data.frames import is_rotation
 from jaxvlm.data.prep.files import folder_name, read_numbers
-from jaxvlm.data.prep.scan import ScanFrame, image_size
+from jaxvlm.data.prep.scan import ScanFrame, check_intrinsics, image_size
 from jaxvlm.data.prep.view_choice import MOST_CANDIDATES, thinned
 from jaxvlm.errors import UserError
 
@@ -142,11 +142,6 @@ def _intrinsics(
     if not path.is_file():
         raise UserError(f"{path} is missing; export the intrinsics (--export_intrinsics)")
     k = np.array(read_numbers(path, 16)).reshape(4, 4)[:3, :3]
-    if not np.isfinite(k).all() or not 0.1 < min(k[0, 0], k[1, 1]) / max(size) < 20:
-        raise UserError(
-            f"{path}: no camera of {size[0]} x {size[1]} pixels has the focal lengths "
-            f"{k[0, 0]:g} x {k[1, 1]:g}; expected the 4 x 4 matrix of the colour camera"
-        )
     found = [k]
     original = [info.get(name, "") for name in ("colorWidth", "colorHeight")]
     if all(re.fullmatch(r"[1-9]\d{0,5}", text) for text in original):
@@ -154,10 +149,12 @@ def _intrinsics(
         scale = [size[0] / int(original[0]), size[1] / int(original[1]), 1]
         found.append(k * np.array(scale)[:, None])
     off = [np.abs(m[:2, 2] / np.array(size) - 0.5).max() for m in found]
-    if min(off) > _OFF_CENTRE:
+    if not min(off) <= _OFF_CENTRE:
         raise UserError(
             f"{path}: the centre {k[0, 2]:g} x {k[1, 2]:g} does not fit {image}, which has "
             f"{size[0]} x {size[1]} pixels; were the images exported in another size? Then "
             f"colorWidth and colorHeight of {folder.name}.txt must be what the intrinsics are of"
         )
-    return found[int(np.argmin(off))]
+    fitting = found[int(np.argmin(off))]
+    check_intrinsics(fitting, size, str(path))
+    return fitting
