@@ -126,7 +126,8 @@ def parse_record(entry: object, origin: str) -> Record:
         raise _wrong(origin, f"'images' must be a non-empty list of paths, found {found}")
     if not all(images) or any("\0" in image for image in images):
         raise _wrong(origin, "'images' holds a path that is empty or has a NUL in it")
-    question = entry.get("question", entry.get("instruction"))
+    question = entry.get("question")
+    question = entry.get("instruction") if question is None else question
     if not isinstance(question, str) or not question.strip():
         raise _wrong(origin, "'question' (or 'instruction') must be a non-empty text")
     action = entry.get("action_json")

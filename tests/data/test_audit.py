@@ -289,3 +289,37 @@ def test_an_image_that_is_to_be_turned_has_the_size_that_is_shown(folder):
     ]
     findings = audit_file(RecordFile(write(folder / "r.jsonl", *entries)), [], True)
     assert findings.counts() == {"image-size": 1} and findings.bad().keys() == {1}
+
+
+def test_fixing_refuses_to_leave_nothing(folder):
+    path = write(folder / "r.jsonl", {**GOOD, "images": ["gone.png"]})
+    with pytest.raises(UserError, match=r"nothing would be left; .*\(image-missing\)"):
+        mend(audit_file(RecordFile(path), [], True), folder / "fixed.jsonl")
+    assert not (folder / "fixed.jsonl").exists()
+
+
+@pytest.mark.parametrize("tool", ["audit_data", "split_train_test"])
+def test_a_copy_in_another_folder_finds_its_images(folder, tool):
+    rows = [{**GOOD, "scene_id": str(i)} for i in range(3)]
+    path = write(folder / "all.jsonl", *rows, {**GOOD, "images": [str(folder / "a.png")]})
+    copies = [folder / "far" / "away" / name for name in ("a.jsonl", "b.jsonl")]
+    if tool == "audit_data":
+        run_script(tool, path, "--fix", copies.pop())
+        copies = [folder / "far" / "away" / "b.jsonl"]
+    else:
+        run_script(tool, path, "--train", copies[0], "--test", copies[1])
+    for copy in copies:
+        assert audit_file(RecordFile(copy), [], True).problems == {}
+    images = {image for copy in copies for line in read_lines(copy) for image in line["images"]}
+    assert images == {"../../a.png", str(folder / "a.png")}
+
+
+def test_instructions_with_two_answers_are_warned_of(folder):
+    def entry(x: float) -> dict:
+        box = {"center": [x, 0, 0], "normal": [0, 1, 0], "extent": [1, 1, 1]}
+        action = {"action": "place_anchor", "scene": "s", **box}
+        return {**GOOD, "instruction": "the cabinet", "question": None, "action_json": action}
+
+    rows = [{k: v for k, v in entry(x).items() if v is not None} for x in (0, 1, 0)]
+    findings = audit_file(RecordFile(write(folder / "r.jsonl", *rows)), [], True)
+    assert findings.counts() == {"instruction-conflict": 1, "duplicate-row": 1}

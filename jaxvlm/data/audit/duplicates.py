@@ -1,4 +1,4 @@
-"""Rows of a file that say the same, found with sixteen bytes of memory a row."""
+"""Rows of a file that say the same, found with a few bytes of memory a row."""
 
 import dataclasses
 import hashlib

@@ -33,12 +33,6 @@ def mend(findings: Findings, destination: Path) -> tuple[int, Counter, Counter]:
     repaired, dropped = Counter(), Counter()
     rows: dict[bytes, set[str]] = {}
     written = 0
-    if len(findings.bad()) == findings.rows:
-        checks = Counter(problem.check for problem in findings.bad().values())
-        raise UserError(
-            f"{destination}: nothing would be left; every record of {findings.file.path} fails a "
-            f"check ({', '.join(checks)})"
-        )
     with record_writer(destination) as write:
         for index in range(len(findings.file)):
             found = findings.problems.get(index, [])
@@ -58,9 +52,14 @@ def mend(findings: Findings, destination: Path) -> tuple[int, Counter, Counter]:
                 dropped[wrong] += 1
                 continue
             repaired.update(errors)
-            ids.add(record.question_id or "none")
+            ids.add(record.question_id)
             written += 1
             write(moved_entry(entry, findings.file.path, destination))
+        if not written:
+            raise UserError(
+                f"{destination}: nothing would be left; every record of {findings.file.path} fails "
+                f"a check ({', '.join(dropped)})"
+            )
     return written, repaired, dropped
 
 
