@@ -130,7 +130,7 @@ class RowBuilder:
     ) -> tuple[int, int]:
         """Writes one sample at `start`; returns the tokens and labels it took."""
         sample = self.samples[index]
-        has_geometry = self.reader.has_geometry(self.records[sample.record])
+        has_geometry = sample.has_geometry and not self.reader.blind
         visual = set_index * self.layout.size + self.layout.index(views, has_geometry)
         tokens, visual_index = prompt(sample, visual, self.placeholder)
         first_label = start + len(tokens) - 1
