@@ -23,7 +23,6 @@ from jaxvlm.data.record import Record
 from jaxvlm.errors import UserError
 
 FEATURES = 37
-CONVENTIONS = ("first_camera", "original")
 DEPTH_BINS, DEPTH_RANGE = 16, 10.0
 # Of each part: where it stands among the 37.
 _PARTS = {"R": slice(0, 9), "t": slice(9, 12), "K": slice(12, 21), "depth_hist": slice(21, 37)}

@@ -124,9 +124,8 @@ def _photographed(
     geometry = measured(chosen)
     part = Part(views=view_rows(scene, chosen))
     blind = sum(frame.depth is None for frame in chosen)
-    part.counts[f"scenes with fewer than {options.num_views} views"] = (
-        len(chosen) < options.num_views
-    )
+    few = f"scenes with fewer than {options.num_views} views"
+    part.counts[few] = int(len(chosen) < options.num_views)
     part.counts["views without depth, and so with an empty histogram"] = blind
     in_view = {box.name: looked_at(_points(box), geometry, chosen[0].size).any(1) for box in boxes}
     # A thing of which a corner shows counts when others are told apart from it; only one whose
