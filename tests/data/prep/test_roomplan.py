@@ -274,3 +274,25 @@ def test_inputs_that_are_something_else_are_told_apart(tmp_path, shared):
         synth(shared / "samples" / "original" / "sqa3d_test_split.jsonl")
     with pytest.raises(UserError, match="mixes records and roomplan"):
         synth(single, shared / "samples" / "original" / "arkit_synth_test.json")
+
+
+def test_an_opening_is_a_hole_with_a_record_of_its_own(tmp_path, shared):
+    """Neither real export has one; this is a door of theirs, told as RoomPlan tells openings."""
+    whole = export(shared, EXPORTS[0])
+    door = whole["doors"].pop(0)
+    opening = {**door, "identifier": "OPENING", "category": {"opening": {}}}
+    (tmp_path / "room.json").write_text(json.dumps({**whole, "openings": [opening]}))
+    scene = read_roomplan(tmp_path / "room.json")
+    (box,) = [box for box in scene.boxes if box.group == "opening"]
+    mesh = scene_mesh(scene.boxes, scene.floors)
+    ray = np.float32([box.centre - 0.3 * box.axes[2]]), np.float32([0.6 * box.axes[2]])
+    assert not mesh.embree.run(*ray, output=1)["tfar"][0] < 1
+    run_script(
+        "synth_roomplan_instructions",
+        *("--input", tmp_path / "room.json", "--output", tmp_path / "o.jsonl", "--render"),
+        *("--num-views", 2, "--image-size", 32, "--workers", 1),
+    )
+    found = [r for r in RecordFile(tmp_path / "o.jsonl") if r.object_ids[0] == "OPENING"]
+    assert found[0].kind == "opening" and "'opening'" in found[0].question
+    action = move_action(found[0].action, Frame.from_world(found[0].frame_to_world).inverse())
+    np.testing.assert_allclose(action["center"], independent(opening)[0].mean(0), atol=5e-4)
