@@ -2,6 +2,7 @@
 
 import collections
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,23 +20,24 @@ from jaxvlm.data.records import RecordFile
 from jaxvlm.errors import UserError
 
 FIELDS = ("walls", "doors", "windows", "openings", "objects")
+ROOMPLAN = Path(__file__).parents[2] / "fixtures" / "roomplan"
 EXPORTS = ("captured_single_room", "captured_multi_room")
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, shared):
+def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("roomplan")
     run_script(
         "synth_roomplan_instructions",
-        *("--input", shared / "samples" / "roomplan", "--output", folder / "out.jsonl"),
+        *("--input", ROOMPLAN, "--output", folder / "out.jsonl"),
         *("--render", "--num-views", 6, "--image-size", 96, "--workers", 1),
         *("--floor-plans", folder / "plans"),
     )
     return folder
 
 
-def export(shared, name: str) -> dict:
-    return json.loads((shared / "samples" / "roomplan" / f"{name}.json").read_text())
+def export(name: str) -> dict:
+    return json.loads((ROOMPLAN / f"{name}.json").read_text())
 
 
 def independent(element: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,8 +52,8 @@ def independent(element: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", EXPORTS)
-def test_everything_in_the_room_has_a_record_with_its_box(prepared, shared, name):
-    elements = {e["identifier"]: (f, e) for f in FIELDS for e in export(shared, name)[f]}
+def test_everything_in_the_room_has_a_record_with_its_box(prepared, name):
+    elements = {e["identifier"]: (f, e) for f in FIELDS for e in export(name)[f]}
     records = [r for r in RecordFile(prepared / "out.jsonl") if r.scene_id == name]
     assert {record.object_ids[0] for record in records} == elements.keys()
     for record in records:
@@ -103,8 +105,8 @@ def off(point: np.ndarray, wall) -> float:
 
 
 @pytest.mark.parametrize(("name", "free"), [(EXPORTS[0], 0), (EXPORTS[1], 2)])
-def test_the_floor_plan_is_a_flat(shared, name, free):
-    scene = read_roomplan(shared / "samples" / "roomplan" / f"{name}.json")
+def test_the_floor_plan_is_a_flat(name, free):
+    scene = read_roomplan(ROOMPLAN / f"{name}.json")
     walls = [box for box in scene.boxes if box.group == "wall"]
     gaps = [
         min(off(end, other) for other in walls if other is not wall)
@@ -129,8 +131,8 @@ def test_floor_plans_are_drawn(prepared):
         assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10
 
 
-def test_walls_have_holes_where_doors_stand_open(shared):
-    scene = read_roomplan(shared / "samples" / "roomplan" / f"{EXPORTS[0]}.json")
+def test_walls_have_holes_where_doors_stand_open():
+    scene = read_roomplan(ROOMPLAN / f"{EXPORTS[0]}.json")
     mesh = scene_mesh(scene.boxes, scene.floors)
     for box in scene.boxes:
         if box.group != "door":
@@ -156,8 +158,8 @@ def test_every_category_has_a_look_of_its_own():
     assert colour("unheard of") == colour("unheard of") != colour("something else")
 
 
-def test_the_number_of_instructions_is_kept_and_spread(tmp_path, shared):
-    single = shared / "samples" / "roomplan" / f"{EXPORTS[0]}.json"
+def test_the_number_of_instructions_is_kept_and_spread(tmp_path):
+    single = ROOMPLAN / f"{EXPORTS[0]}.json"
     flags = ("--render", "--num-views", 1, "--image-size", 32, "--workers", 1)
     for number in (1, 5, 20):
         output = tmp_path / f"{number}.jsonl"
@@ -172,8 +174,8 @@ def test_the_number_of_instructions_is_kept_and_spread(tmp_path, shared):
         assert len(things) == min(number, 13)
 
 
-def test_a_phrase_is_true_of_its_box_alone(shared):
-    scene = read_roomplan(shared / "samples" / "roomplan" / f"{EXPORTS[1]}.json")
+def test_a_phrase_is_true_of_its_box_alone():
+    scene = read_roomplan(ROOMPLAN / f"{EXPORTS[1]}.json")
     viewpoint = np.array([0.0, 0, 1.5])
     by_name = {box.name: box for box in scene.boxes}
     checked = 0
@@ -240,8 +242,8 @@ def test_planes_with_cameras(tmp_path):
         (lambda e: e.pop("identifier"), r"walls\[0\]: needs a text 'identifier'"),
     ],
 )
-def test_wrong_elements_are_named(tmp_path, shared, change, message):
-    whole = export(shared, EXPORTS[0])
+def test_wrong_elements_are_named(tmp_path, change, message):
+    whole = export(EXPORTS[0])
     change(whole["walls"][0])
     path = tmp_path / "room.json"
     path.write_text(json.dumps(whole))
@@ -249,8 +251,8 @@ def test_wrong_elements_are_named(tmp_path, shared, change, message):
         read_roomplan(path)
 
 
-def test_a_structure_of_rooms_is_read_once(tmp_path, shared):
-    room = export(shared, EXPORTS[0])
+def test_a_structure_of_rooms_is_read_once(tmp_path):
+    room = export(EXPORTS[0])
     (tmp_path / "s.json").write_text(json.dumps({"rooms": [room, room], "version": 2}))
     whole = read_roomplan(tmp_path / "s.json")
     assert len(whole.boxes) == 13
@@ -263,7 +265,7 @@ def test_inputs_that_are_something_else_are_told_apart(tmp_path, shared):
             *("--input", *inputs, "--output", tmp_path / "o.jsonl", "--workers", 1),
         )
 
-    single = shared / "samples" / "roomplan" / f"{EXPORTS[0]}.json"
+    single = ROOMPLAN / f"{EXPORTS[0]}.json"
     with pytest.raises(UserError, match="has no photographs; pass --render"):
         synth(single)
     with pytest.raises(UserError, match="does not exist"):
@@ -276,9 +278,9 @@ def test_inputs_that_are_something_else_are_told_apart(tmp_path, shared):
         synth(single, shared / "samples" / "original" / "arkit_synth_test.json")
 
 
-def test_an_opening_is_a_hole_with_a_record_of_its_own(tmp_path, shared):
+def test_an_opening_is_a_hole_with_a_record_of_its_own(tmp_path):
     """Neither real export has one; this is a door of theirs, told as RoomPlan tells openings."""
-    whole = export(shared, EXPORTS[0])
+    whole = export(EXPORTS[0])
     door = whole["doors"].pop(0)
     opening = {**door, "identifier": "OPENING", "category": {"opening": {}}}
     (tmp_path / "room.json").write_text(json.dumps({**whole, "openings": [opening]}))
