@@ -86,16 +86,32 @@ def default() -> ConfigDict:
                 "on_bad_record": "error",
                 # "first_camera", or "original" (converted checkpoints): jaxvlm/data/geometry.py.
                 "geometry_convention": "first_camera",
+                # Width of the frame that images are brought into, in pixels, and its height; 0 for
+                # a square.
                 "image_size": 448,
+                "image_height": 0,
+                # "short_side" (the original's), "crop" or "pad" (VGGT's): jaxvlm/data/framing.py.
+                "resize": "short_side",
+                # True decodes large JPEG files in a part of their size: faster, not quite the same.
+                "jpeg_draft": False,
                 "num_views": 8,
                 "view_dropout": 0.3,
+                # Brightness, contrast and saturation change by up to this fraction; windows are
+                # shorter than the frame by up to this fraction. Never flips.
+                "augment": {"color_jitter": 0.0, "random_crop": 0.0},
+                # A folder of python -m jaxvlm.cache_features to read features from, or None: VGGT
+                # runs in every step. With view dropout there are so many subsets of each set's
+                # views. dtype: "bfloat16" or "float32".
+                "features": {"folder": None, "variants": 8, "dtype": "bfloat16"},
                 # True shows black images and no geometry: the text-only control.
                 "blind": False,
+                # False gives one sample a row, for looking into things.
+                "pack": True,
                 # Capacities of a packed row: tokens, image sets, labels.
                 "row_length": 4096,
-                "row_sets": 4,
+                "row_sets": 3,
                 "row_labels": 256,
-                "questions_per_set": 8,
+                "questions_per_set": 10,
                 # Worker processes that read images; 0 reads in threads.
                 "num_workers": 4,
             },
@@ -259,7 +275,7 @@ def _checked(name: str, current: object, value: object) -> object:
         return tuple({"path": p, "weight": 1.0} if isinstance(p, str) else p for p in parts)
     if isinstance(current, tuple) and isinstance(value, list):
         return tuple(value)
-    optional = (str, type(None)) if name.endswith(".weights") else ()
+    optional = (str, type(None)) if name.endswith((".weights", ".folder")) else ()
     if not isinstance(value, (type(current), *optional)) or (
         isinstance(value, bool) != isinstance(current, bool)
     ):

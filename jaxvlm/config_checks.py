@@ -12,7 +12,10 @@ _AT_LEAST = {
     "model.language.rope_theta": 1,
     "text.max_length": 8,
     "data.image_size": 14,
+    "data.image_height": 0,
     "data.num_views": 1,
+    "data.features.variants": 1,
+    "data.augment.color_jitter": 0,
     "data.row_length": 8,
     "data.row_sets": 1,
     "data.row_labels": 1,
@@ -32,7 +35,7 @@ _AT_LEAST = {
     "optimizer.weight_decay": 0,
 }
 _FRACTIONS = ("data.view_dropout", "optimizer.warmup_ratio", "optimizer.final_ratio")
-_BELOW_ONE = ("optimizer.b1", "optimizer.b2")
+_BELOW_ONE = ("optimizer.b1", "optimizer.b2", "data.augment.random_crop")
 _CHOICES = {
     "precision": ("bfloat16", "float32"),
     "model.geometry.mode": ("per_view", "pooled", "none"),
@@ -40,6 +43,8 @@ _CHOICES = {
     "text.template": ("plain", "chat"),
     "data.on_bad_record": ("error", "skip"),
     "data.geometry_convention": ("first_camera", "original"),
+    "data.resize": ("short_side", "crop", "pad"),
+    "data.features.dtype": ("bfloat16", "float32"),
 }
 
 
@@ -73,11 +78,27 @@ def check(config) -> None:
     if config.data.view_dropout == 1:
         raise UserError("data.view_dropout=1 would leave out every view")
     patch = config.model.vision.patch_size
-    if config.data.image_size % patch:
-        raise UserError(
-            f"data.image_size={config.data.image_size} is no multiple of "
-            f"model.vision.patch_size={patch}"
-        )
+    for name in ("image_size", "image_height"):
+        if config.data[name] % patch:
+            raise UserError(
+                f"data.{name}={config.data[name]} is no multiple of model.vision.patch_size={patch}"
+            )
+    _check_features(config)
+
+
+def _check_features(config) -> None:
+    """What a feature cache cannot serve."""
+    data = config.data
+    if data.features.folder is None:
+        return
+    if data.blind:
+        raise UserError("data.blind shows no images; set data.features.folder=None")
+    for name, strength in data.augment.items():
+        if strength:
+            raise UserError(
+                f"data.augment.{name}={strength}: a feature cache holds what VGGT made of the "
+                "images as they are; set it to 0, or data.features.folder=None"
+            )
 
 
 def _get(config, name: str):

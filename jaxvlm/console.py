@@ -1,6 +1,8 @@
 """What a person sees while a command works: tables and progress."""
 
 import contextlib
+import functools
+import sys
 import time
 from collections.abc import Sequence
 
@@ -38,6 +40,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         # As text: what stands in brackets is no style here.
         table.add_row(*(Text(f"{v:,}" if isinstance(v, int) else str(v)) for v in row))
     console().print(table)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Prints a message on the error output; the same again is not said by this process."""
+    print(message, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

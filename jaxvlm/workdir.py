@@ -9,22 +9,23 @@ from jaxvlm.errors import UserError
 
 
 @contextlib.contextmanager
-def open_workdir(folder: Path) -> Iterator[Path]:
-    """Creates the folder and locks it for this process.
+def open_workdir(folder: Path | str, field: str = "--workdir") -> Iterator[Path]:
+    """Creates the folder, which `field` names, and locks it for this process.
 
     Raises:
       UserError: it cannot be written, or another run works in it.
     """
+    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"--workdir {folder} cannot be written: {error.strerror}") from None
+        raise UserError(f"{field} {folder} cannot be written: {error.strerror}") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
-                f"another run works in {folder}; stop it or choose another --workdir"
+                f"another run works in {folder}; stop it or choose another {field}"
             ) from None
         yield folder

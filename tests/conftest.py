@@ -73,9 +73,8 @@ class Toy:
     rows: Rows
 
     def batch(self, first: int = 0, count: int = 2) -> dict[str, np.ndarray]:
-        """Rows `first` to `first + count - 1`, stacked."""
-        rows = [self.rows[i] for i in range(first, first + count)]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        """Rows `first` to `first + count - 1`, as one batch."""
+        return self.rows.batch(first, first + count)
 
 
 def make_toy(config) -> Toy:

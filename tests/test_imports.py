@@ -17,7 +17,7 @@ BASE = {"config", "config_checks", "workdir", "entry"}
 # Each room and what it may import; every room may use what stands in it and the common files.
 FLOORS = {
     "render": set(),
-    "data": {"render", "entry"},
+    "data": {"render", "entry", "config", "config_checks"},
     "rooms": {"entry", "data", "render"},
     "metrics": {"data"},
     "models": set(),
@@ -121,9 +121,11 @@ def test_a_sample_is_built_where_torch_cannot_be_imported(tmp_path):
 import sys
 sys.modules["torch"] = None
 from PIL import Image
-from jaxvlm.data.plan import Capacity, Group
+from jaxvlm.data.packing import Capacity, Group
 from jaxvlm.data.record import parse_record
-from jaxvlm.data.rows import RowBuilder, SetReader, VisualLayout
+from jaxvlm.data.framing import Framing
+from jaxvlm.data.readers import SetReader
+from jaxvlm.data.rows import RowBuilder, VisualLayout
 from jaxvlm.data.sequence import tokenize
 from jaxvlm.data.tokenizer import load_tokenizer
 
@@ -133,8 +135,8 @@ tokenizer = load_tokenizer("jaxvlm:rooms")
 records = [parse_record({{"images": [path], "question": "Where?", "answer": "left"}}, "o")]
 samples, _ = tokenize(records, tokenizer, "plain", 60, 4)
 build = RowBuilder(records, samples, Capacity(60, 1, 10, 1), VisualLayout("none", 0, 4),
-                   SetReader(14, 1, False), tokenizer.placeholder_id, tokenizer.pad_id)
-row = build([Group((0,), (0,))])
+                   SetReader(Framing(14, 14), 1), tokenizer.placeholder_id, tokenizer.pad_id)
+row = build.batch([[Group((0,), (0,))]])
 assert tokenizer.decode(row["labels"][row["label_weights"] > 0]) == "left"
 """
     )

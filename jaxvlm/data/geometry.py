@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | 0-8 | camera-to-frame rotation, row-major | rotation as recorded |
 | 9-11 | position in metres, in that frame | translation as recorded |
-| 12-20 | intrinsics of the cropped square, divided by its side | intrinsics as recorded |
+| 12-20 | intrinsics of the framed image, divided by its sides | intrinsics as recorded |
 | 21-36 | depth histogram: fractions in 16 equal bins over 0-10 m | histogram as recorded |
 
 The frame is the level frame of the first kept camera (`frames.py`). A part that a record lacks is
@@ -12,13 +12,13 @@ zero. `"original"` is for converted checkpoints of the original, whose geometry 
 over the views.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxvlm.data.frames import first_camera_frame
-from jaxvlm.data.images import crop_intrinsics
+from jaxvlm.data.framing import Framing, Window
 from jaxvlm.data.record import Record
 from jaxvlm.errors import UserError
 
@@ -65,21 +65,27 @@ def looked_at(
 
 
 def geometry_features(
-    record: Record, views: list[int], size: int, convention: str = "first_camera"
+    record: Record,
+    views: Sequence[int],
+    framing: Framing,
+    convention: str = "first_camera",
+    windows: Sequence[Window | None] | None = None,
 ) -> Float[np.ndarray, "V 37"] | None:
     """Features of the kept views of a record, or None where the record has no geometry.
 
     Args:
       record: with raw camera-to-world poses and pixel intrinsics.
       views: indices of the kept views; the first gives the frame.
-      size: side of the square that images are cropped to, in pixels.
+      framing: of the images.
       convention: see the module.
+      windows: which part of the frame each kept view shows; None for the whole of all.
 
     Raises:
       UserError: intrinsics without `image_size`.
     """
     if record.geometry is None:
         return None
+    views = list(views)
     features = np.zeros((len(views), FEATURES), np.float32)
     for name, values in record.geometry.items():
         features[:, _PARTS[name]] = values[views]
@@ -94,7 +100,9 @@ def geometry_features(
     if "K" in record.geometry:
         if record.image_size is None:
             raise UserError(f"{record.origin}: geom_token.K needs 'image_size' [width, height]")
-        for row, view in enumerate(views):
+        for row, (view, window) in enumerate(
+            zip(views, windows or [None] * len(views), strict=True)
+        ):
             k = record.geometry["K"][view].reshape(3, 3)
-            features[row, _PARTS["K"]] = crop_intrinsics(k, *record.image_size, size).ravel()
+            features[row, _PARTS["K"]] = framing.intrinsics(k, *record.image_size, window).ravel()
     return features

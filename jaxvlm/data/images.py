@@ -1,4 +1,4 @@
-"""Images: decode, resize and crop to a square of the model's size."""
+"""Images: decoded and brought into the model's frame."""
 
 import contextlib
 import re
@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from jaxvlm.data.augment import Change
+from jaxvlm.data.framing import Framing, Placement
 from jaxvlm.errors import UserError
 
 # The longest side of a photograph, in short sides; resizing longer ones would fill the memory.
@@ -18,29 +20,51 @@ _MOST_PIXELS = 100_000_000
 _ORIENTATION = 0x0112
 
 
-def load_image(path: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Reads an image as the original does: short side to `size` (bicubic), then a centre crop.
+def load_image(
+    path: str, framing: Framing, change: Change | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Reads an image into the frame: scaled (bicubic), then cropped or padded white.
 
-    Transparency is laid over white; the EXIF orientation is applied.
+    Transparency is laid over white; the EXIF orientation is applied. Only what is shown is
+    computed: scaling all of it and cropping then gives the same but for rounding, by two levels of
+    255 at most.
 
     Args:
       path: any file Pillow reads.
-      size: side of the square in pixels.
+      framing: the frame.
+      change: of window and colours.
 
     Returns:
-      The pixels `uint8[size, size, 3]`.
+      The pixels `uint8[H, W, 3]`.
 
     Raises:
       UserError: a file that is no image or is cut off.
     """
-    image = open_image(path)
-    resized = resized_size(*image.size, size)
-    if resized != image.size:
-        image = image.resize(resized, Image.Resampling.BICUBIC)
-    left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
-    if resized != (size, size):
-        image = image.crop((left, top, left + size, top + size))
-    return np.asarray(image)
+    change = change or Change()
+    with _open(path) as file:
+        size = upright_size(file)
+        placed = framing.place(*size, change.window)
+        if framing.draft:
+            least = (placed.width, placed.height)
+            file.draft(None, least if size == file.size else least[::-1])
+        image = upright_rgb(file)
+    return np.asarray(change.recoloured(_framed(image, placed, framing)))
+
+
+def _framed(image: Image.Image, placed: Placement, framing: Framing) -> Image.Image:
+    """The frame's part of the scaled image, on white where it has none."""
+    left, top = max(placed.left, 0), max(placed.top, 0)
+    right = min(placed.left + framing.width, placed.width)
+    bottom = min(placed.top + framing.height, placed.height)
+    shown, across, down = image, image.width / placed.width, image.height / placed.height
+    if image.size != (right - left, bottom - top) or (across, down) != (1, 1):
+        box = (left * across, top * down, right * across, bottom * down)
+        shown = image.resize((right - left, bottom - top), Image.Resampling.BICUBIC, box)
+    if shown.size == (framing.width, framing.height):
+        return shown
+    frame = Image.new("RGB", (framing.width, framing.height), "white")
+    frame.paste(shown, (max(-placed.left, 0), max(-placed.top, 0)))
+    return frame
 
 
 def image_candidates(image: str, roots: Sequence[str]) -> list[str]:
@@ -78,17 +102,23 @@ def check_image(path: str) -> tuple[int, int]:
       UserError: a file that is no image, is cut off, or is too large.
     """
     with _open(path) as file:
-        size = file.size
-        turned = file.getexif().get(_ORIENTATION, 1) >= 5
+        size = upright_size(file)
         # A JPEG is read through all the same, but in an eighth of its size.
-        file.draft("RGB", (max(size[0] // 8, 1), max(size[1] // 8, 1)))
+        file.draft("RGB", (max(file.width // 8, 1), max(file.height // 8, 1)))
         file.load()
-    return size[::-1] if turned else size
+    return size
+
+
+def upright_size(file: Image.Image) -> tuple[int, int]:
+    """(width, height) of an opened file as a person sees it."""
+    turned = file.getexif().get(_ORIENTATION, 1) >= 5
+    return file.size[::-1] if turned else file.size
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """The image as a person sees it: EXIF orientation applied, transparency over white, 8 bits."""
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         # Pillow would cut the values off at 255.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -121,26 +151,3 @@ def _open(path: str) -> Iterator[Image.Image]:
         heic = path.lower().endswith((".heic", ".heif"))
         hint = "; convert HEIC photographs to JPEG" if heic else ""
         raise UserError(f"the image {path!r} cannot be read: {error}{hint}") from None
-
-
-def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
-    """`(width, height)` after the short side is scaled to `size` pixels."""
-    scale = size / min(width, height)
-    return max(size, round(width * scale)), max(size, round(height * scale))
-
-
-def crop_intrinsics(
-    k: Float[np.ndarray, "3 3"], width: int, height: int, size: int
-) -> Float[np.ndarray, "3 3"]:
-    """Pixel intrinsics of a `width` x `height` image after `load_image`, divided by `size`.
-
-    The result holds focal lengths and principal point as fractions of the square's side.
-    """
-    new_width, new_height = resized_size(width, height, size)
-    k = k.astype(np.float64).copy()
-    k[0] *= new_width / width
-    k[1] *= new_height / height
-    k[0, 2] -= (new_width - size) // 2
-    k[1, 2] -= (new_height - size) // 2
-    k[:2] /= size
-    return k.astype(np.float32)

@@ -1,42 +1,101 @@
 """The input pipeline: Grain over the plan's rows, from any position, one slice a process."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import grain.python as grain
 import numpy as np
 from absl import flags
 
-from jaxvlm.data.plan import Capacity, Plan
-from jaxvlm.data.rows import RowBuilder, SetReader, VisualLayout
-from jaxvlm.data.sequence import tokenize
+from jaxvlm.data.augment import Augment
+from jaxvlm.data.features.cache import image_digests, made_from, open_cache
+from jaxvlm.data.features.subsets import cached_subsets
+from jaxvlm.data.framing import Framing
+from jaxvlm.data.packing import Capacity, Group
+from jaxvlm.data.plan import Plan
+from jaxvlm.data.readers import FeatureReader, SetReader
+from jaxvlm.data.record import Record
+from jaxvlm.data.rows import RowBuilder, VisualLayout
+from jaxvlm.data.sequence import Sample, tokenize
 from jaxvlm.data.sources import Joined, load_sources
 from jaxvlm.data.tokenizer import load_tokenizer
-from jaxvlm.data.views import say_cut_views
+from jaxvlm.data.views import ListedViews, Views, say_cut_views
+from jaxvlm.data.watch import end_with_parent
 from jaxvlm.errors import UserError
+
+# Rows that are not packed are padded to multiples of these, so that few shapes are compiled.
+_TOKEN_BUCKET, _LABEL_BUCKET = 64, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """What of an epoch's rows is no padding.
+
+    Attributes:
+      rows: of the epoch.
+      samples: in them.
+      tokens: share of the tokens that are real.
+      sets: share of the places for image sets that are taken.
+      views: share of the views of these sets.
+    """
+
+    rows: int
+    samples: int
+    tokens: float
+    sets: float
+    views: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Random access to the first `count` rows of a plan (a Grain data source).
+    """Random access to the first `count` rows of a plan.
 
     Attributes:
       plan: which samples a row has.
       builder: makes the arrays.
       count: rows of the whole run.
-      fingerprint: tells the records of one run from another's.
+      fingerprint: tells the rows of one run from another's.
+      packed: rows have the capacity's length; others that of the longest in their batch.
     """
 
     plan: Plan
     builder: RowBuilder
     count: int
     fingerprint: list[str]
+    packed: bool = True
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return self.builder(self.plan.row(int(index)))
+    def batch(self, first: int, last: int, mine: slice = slice(None)) -> dict[str, np.ndarray]:
+        """Some rows of the global batch of rows `first:last`, as arrays; see `RowBuilder.batch`."""
+        rows = [self.plan.row(index) for index in range(first, last)]
+        tokens, labels = (None, None) if self.packed else self._lengths(rows)
+        return self.builder.batch(rows[mine], tokens, labels)
+
+    def usage(self) -> "Usage":
+        """How full the rows of the first epoch are."""
+        count = self.plan.rows_in_epoch(0)
+        groups = [group for row in range(count) for group in self.plan.row(row)]
+        capacity = self.builder.capacity
+        return Usage(
+            rows=count,
+            samples=sum(len(group.samples) for group in groups),
+            tokens=sum(self.plan.size(group)[0] for group in groups) / (count * capacity.tokens),
+            sets=len(groups) / (count * capacity.sets),
+            views=sum(len(group.views) for group in groups)
+            / (len(groups) * self.builder.reader.views),
+        )
+
+    def _lengths(self, rows: Sequence[Sequence[Group]]) -> tuple[int, int]:
+        """Tokens and labels of a batch that is not packed, the same on every process."""
+        sizes = [[self.plan.size(group) for group in row] for row in rows]
+        longest = (max(sum(size[axis] for size in row) for row in sizes) for axis in (0, 1))
+        capacity = self.builder.capacity
+        buckets = zip(longest, (_TOKEN_BUCKET, _LABEL_BUCKET), strict=True)
+        tokens, labels = (-(-most // bucket) * bucket for most, bucket in buckets)
+        return min(tokens, capacity.tokens), min(labels, capacity.labels)
 
 
 def visual_layout(config) -> VisualLayout:
@@ -50,23 +109,40 @@ def visual_layout(config) -> VisualLayout:
     return VisualLayout(mode, slots[mode], config.model.projector.num_latents)
 
 
-def set_reader(config) -> SetReader:
-    """The reader of images and geometry that a configuration asks for."""
+def framing(config) -> Framing:
+    """The frame that a configuration brings images into."""
     data = config.data
-    return SetReader(data.image_size, data.num_views, data.blind, data.geometry_convention)
+    return Framing(
+        data.image_height or data.image_size,
+        data.image_size,
+        data.resize,
+        config.model.vision.patch_size,
+        data.jpeg_draft,
+    )
 
 
-def training_rows(config, count: int) -> Rows:
+def set_reader(config) -> SetReader:
+    """The reader of images and geometry that a configuration asks for, without random changes."""
+    data = config.data
+    return SetReader(framing(config), data.num_views, data.blind, data.geometry_convention)
+
+
+def training_rows(config, count: int, vision: str | None = None) -> Rows:
     """The training split as `count` packed rows, everything checked.
 
+    Args:
+      config: the configuration.
+      count: rows of the whole run.
+      vision: what VGGT's weights are: a feature cache must be of the same. None asks nothing.
+
     Raises:
-      UserError: whatever is wrong with the records, images, tokenizer or sizes.
+      UserError: whatever is wrong with the records, images, tokenizer, sizes or feature cache.
     """
     data = config.data
     sources = load_sources(data.train, data.image_roots, data.on_bad_record)
     records = Joined([source.records for source in sources])
     tokenizer = load_tokenizer(config.text.tokenizer)
-    layout, reader = visual_layout(config), set_reader(config)
+    layout = visual_layout(config)
     most_visual = len(layout.index(data.num_views, True))
     samples, shortened = tokenize(
         records, tokenizer, config.text.template, config.text.max_length, most_visual
@@ -77,45 +153,94 @@ def training_rows(config, count: int) -> Rows:
     say_cut_views([sample.views for sample in samples], data.num_views)
     if shortened:
         print(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
-    capacity = Capacity(data.row_length, data.row_sets, data.row_labels, data.questions_per_set)
+    fingerprint = [source.fingerprint for source in sources]
+    if data.features.folder is None:
+        first = {sample.set_id for sample in samples if sample.keep_first}
+        views = Views(data.num_views, data.view_dropout, first)
+        augment = Augment(data.augment.color_jitter, data.augment.random_crop)
+        reader = dataclasses.replace(set_reader(config), augment=augment)
+    else:
+        views, reader = _cached(config, samples, records, vision)
+        if data.view_dropout:
+            # Other views are shown than without the cache.
+            fingerprint.append(f"{data.features.variants} variants")
     ends = np.cumsum([0] + [len(source.records) for source in sources])
     weighted = [
         (s.weight, range(a, b)) for s, a, b in zip(sources, ends[:-1], ends[1:], strict=True)
     ]
     with_geometry = not data.blind and any(sample.has_geometry for sample in samples)
+    capacity = _capacity(data)
     plan = Plan(
         samples,
         weighted,
-        [sample.views for sample in samples],
-        [sample.keep_first for sample in samples],
         capacity,
-        lambda views: len(layout.index(views, with_geometry)),
-        num_views=data.num_views,
-        view_dropout=data.view_dropout,
-        seed=config.seed,
+        lambda shown: len(layout.index(shown, with_geometry)),
+        views,
+        config.seed,
     )
     builder = RowBuilder(
-        records, samples, capacity, layout, reader, tokenizer.placeholder_id, tokenizer.pad_id
+        records,
+        samples,
+        capacity,
+        layout,
+        reader,
+        tokenizer.placeholder_id,
+        tokenizer.pad_id,
+        data.on_bad_record == "skip",
     )
-    return Rows(plan, builder, count, [source.fingerprint for source in sources])
+    return Rows(plan, builder, count, fingerprint, data.pack)
+
+
+def _capacity(data) -> Capacity:
+    if not data.pack:
+        return Capacity(data.row_length, 1, data.row_labels, 1)
+    return Capacity(data.row_length, data.row_sets, data.row_labels, data.questions_per_set)
+
+
+def _cached(
+    config, samples: Sequence[Sample], records: Sequence[Record], vision: str | None
+) -> tuple[ListedViews, FeatureReader]:
+    """The views that a feature cache holds, and its reader."""
+    folder, images = Path(config.data.features.folder), {}
+    for sample in samples:
+        if sample.set_id not in images:
+            images[sample.set_id] = records[sample.record].images
+    digests = image_digests(folder, (path for shown in images.values() for path in shown))
+    # By images, not by set: with other geometry they are another set, but the same features.
+    first = {images[sample.set_id] for sample in samples if sample.keep_first}
+    subsets = {
+        shown: cached_subsets(config.data, shown, shown in first, digests)
+        for shown in images.values()
+    }
+    cache = open_cache(folder, made_from(config, vision), subsets, digests)
+    by_set = {set_id: subsets[shown] for set_id, shown in images.items()}
+    views = ListedViews(config.data.num_views, subsets=by_set)
+    plain = set_reader(config)
+    return views, FeatureReader(
+        plain.framing, plain.views, plain.blind, plain.convention, cache=cache
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Share:
-    """The rows of one process: its slice of every global batch from row `first` on."""
+class _Batches:
+    """One process's slices of the global batches from row `first` on (a Grain data source)."""
 
     rows: Rows
     first: int
-    batch: int
-    share: int
-    process: int
+    size: int
+    mine: slice
 
     def __len__(self) -> int:
-        return (len(self.rows) - self.first) // self.batch * self.share
+        return (len(self.rows) - self.first) // self.size
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        step, offset = divmod(int(index), self.share)
-        return self.rows[self.first + step * self.batch + self.process * self.share + offset]
+        start = self.first + int(index) * self.size
+        return self.rows.batch(start, start + self.size, self.mine)
+
+    def __setstate__(self, state: dict) -> None:
+        # Only a worker process gets a copy.
+        end_with_parent()
+        self.__dict__.update(state)
 
 
 def batches(
@@ -140,9 +265,9 @@ def batches(
       An iterator over the rows' arrays with a leading axis of `batch_size // processes`.
     """
     share = batch_size // processes
-    dataset = grain.MapDataset.source(_Share(rows, first_row, batch_size, share, process))
-    dataset = dataset.batch(share, drop_remainder=True)
-    iterator = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+    mine = slice(process * share, (process + 1) * share)
+    dataset = grain.MapDataset.source(_Batches(rows, first_row, batch_size, mine))
+    iterator = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
     if num_workers:
         if not flags.FLAGS.is_parsed():
             # Grain asks absl for flags of its own, which the entry points here do not parse.

@@ -1,7 +1,7 @@
 """Rows: the arrays a model reads, built from groups of samples.
 
-Axes: T tokens a row, S image sets a row, V views, H W pixels, M visual vectors a set (geometry
-first, then latents), L labels a row.
+Axes: B rows, T tokens a row, S image sets a row, M visual vectors a set (geometry first, then
+latents), L labels a row.
 """
 
 import dataclasses
@@ -9,12 +9,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxvlm.data.geometry import FEATURES, geometry_features
-from jaxvlm.data.images import load_image
-from jaxvlm.data.plan import Capacity, Group
+from jaxvlm.console import say_once
+from jaxvlm.data.packing import Capacity, Group
+from jaxvlm.data.readers import SetReader
 from jaxvlm.data.record import Record
 from jaxvlm.data.sequence import Sample, prompt
 from jaxvlm.errors import UserError
+
+_OF_A_ROW = ("tokens", "positions", "segment_ids", "visual_index", "label_positions", "labels",
+             "label_weights")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,51 +47,19 @@ class VisualLayout:
 
 
 @dataclasses.dataclass(frozen=True)
-class SetReader:
-    """Reads the images and geometry of an image set.
+class RowBuilder:
+    """Builds packed rows of the contract from groups of samples.
 
     Attributes:
-      size: side of the square images in pixels.
-      views: V, views a set holds at most.
-      blind: show black images and no geometry: the text-only control.
-      convention: of the geometry features.
+      records: all records.
+      samples: all samples, which name their records.
+      capacity: of a row.
+      layout: of a set's visual vectors.
+      reader: of image sets.
+      placeholder: id where a visual vector stands.
+      pad: id behind a row's samples.
+      skip: leave samples out whose images cannot be read, instead of stopping.
     """
-
-    size: int
-    views: int
-    blind: bool
-    convention: str = "first_camera"
-
-    def __call__(self, record: Record, kept: Sequence[int]) -> dict[str, np.ndarray]:
-        """`images uint8[V,H,W,3]`, `view_counts int32[]` and `geometry f32[V,37]`.
-
-        Kept views move to the front; the rest is zero.
-        """
-        images = np.zeros((self.views, self.size, self.size, 3), np.uint8)
-        geometry = np.zeros((self.views, FEATURES), np.float32)
-        if not self.blind:
-            for slot, view in enumerate(kept):
-                images[slot] = _image(record, view, self.size)
-            features = geometry_features(record, list(kept), self.size, self.convention)
-            if features is not None:
-                geometry[: len(kept)] = features
-        return {"images": images, "view_counts": np.int32(len(kept)), "geometry": geometry}
-
-    def has_geometry(self, record: Record) -> bool:
-        """Whether the record's samples are shown geometry tokens."""
-        return record.geometry is not None and not self.blind
-
-
-def _image(record: Record, view: int, size: int) -> np.ndarray:
-    try:
-        return load_image(record.images[view], size)
-    except UserError as error:
-        raise UserError(f"{record.origin}: {error}") from None
-
-
-@dataclasses.dataclass(frozen=True)
-class RowBuilder:
-    """Builds packed rows of the contract from groups of samples."""
 
     records: Sequence[Record]
     samples: Sequence[Sample]
@@ -97,33 +68,69 @@ class RowBuilder:
     reader: SetReader
     placeholder: int
     pad: int
+    skip: bool = False
 
-    def __call__(self, groups: Sequence[Group]) -> dict[str, np.ndarray]:
-        """One row.
+    def batch(
+        self, rows: Sequence[Sequence[Group]], tokens: int | None = None, labels: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """A batch of B rows.
+
+        Args:
+          rows: the groups of each row.
+          tokens: T, the capacity's by default.
+          labels: L, the capacity's by default.
 
         Returns:
-          `tokens`, `positions`, `segment_ids`, `visual_index` int32[T]; `label_positions`,
-          `labels` int32[L], `label_weights` f32[L]; `images uint8[S,V,H,W,3]`, `view_counts
-          int32[S]`, `geometry f32[S,V,37]`.
+          `tokens`, `positions`, `segment_ids`, `visual_index` int32[B,T]; `label_positions`,
+          `labels` int32[B,L], `label_weights` f32[B,L]; the reader's arrays with the axes [B,S];
+          `lost int32[B]`, how many samples of a row were left out.
+
+        Raises:
+          UserError: an image that cannot be read, unless such samples are left out.
         """
-        length, labels = self.capacity.tokens, self.capacity.labels
-        row = {
-            "tokens": np.full(length, self.pad, np.int32),
-            "positions": np.zeros(length, np.int32),
-            "segment_ids": np.zeros(length, np.int32),
-            "visual_index": np.full(length, -1, np.int32),
-            "label_positions": np.zeros(labels, np.int32),
-            "labels": np.zeros(labels, np.int32),
-            "label_weights": np.zeros(labels, np.float32),
+        length, labels = tokens or self.capacity.tokens, labels or self.capacity.labels
+        count = len(rows)
+        batch = {
+            "tokens": np.full((count, length), self.pad, np.int32),
+            "positions": np.zeros((count, length), np.int32),
+            "segment_ids": np.zeros((count, length), np.int32),
+            "visual_index": np.full((count, length), -1, np.int32),
+            "label_positions": np.zeros((count, labels), np.int32),
+            "labels": np.zeros((count, labels), np.int32),
+            "label_weights": np.zeros((count, labels), np.float32),
+            "lost": np.zeros(count, np.int32),
+            **self.reader.empty(count, self.capacity.sets),
         }
+        for number, groups in enumerate(rows):
+            self._fill(batch, number, groups)
+        return batch
+
+    def _fill(self, batch: dict[str, np.ndarray], number: int, groups: Sequence[Group]) -> None:
+        """Writes the groups into row `number`."""
+        row = {name: batch[name][number] for name in _OF_A_ROW}
         start = label_start = segment = 0
         for set_index, group in enumerate(groups):
+            seen = self._read(batch, (number, set_index), group)
+            if not seen:
+                batch["lost"][number] += len(group.samples)
             for index in group.samples:
                 segment += 1
                 used = self._write(row, index, len(group.views), set_index, start, label_start)
                 row["segment_ids"][start : start + used[0]] = segment
+                row["label_weights"][label_start : label_start + used[1]] = seen
                 start, label_start = start + used[0], label_start + used[1]
-        return row | self._sets(groups)
+
+    def _read(self, batch: dict[str, np.ndarray], at: tuple[int, int], group: Group) -> bool:
+        """Reads the group's image set; False where it cannot be read and is left out."""
+        record = self.records[self.samples[group.samples[0]].record]
+        try:
+            self.reader.read(batch, at, record, group.views, group.seed)
+        except UserError as error:
+            if not self.skip:
+                raise
+            say_once(f"{error}; the samples that show it are left out")
+            return False
+        return True
 
     def _write(
         self, row: dict, index: int, views: int, set_index: int, start: int, label_start: int
@@ -143,16 +150,4 @@ class RowBuilder:
         labels = slice(label_start, label_start + len(sample.answer))
         row["labels"][labels] = sample.answer
         row["label_positions"][labels] = first_label + np.arange(len(sample.answer))
-        row["label_weights"][labels] = 1.0
         return len(tokens), len(sample.answer)
-
-    def _sets(self, groups: Sequence[Group]) -> dict[str, np.ndarray]:
-        """Images and geometry of the row's sets, zero where the row has fewer."""
-        parts = [
-            self.reader(self.records[self.samples[g.samples[0]].record], g.views) for g in groups
-        ]
-        stacked = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-        return {
-            name: np.pad(v, [(0, self.capacity.sets - len(v))] + [(0, 0)] * (v.ndim - 1))
-            for name, v in stacked.items()
-        }

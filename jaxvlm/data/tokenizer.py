@@ -76,6 +76,10 @@ class Tokenizer:
         own = [int(i) for i in ids if i < self.placeholder_id]
         return self._fast.decode(own, skip_special_tokens=True).strip()
 
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """The text of any ids, special tokens and space included."""
+        return self._fast.decode([int(i) for i in ids], skip_special_tokens=False)
+
 
 @functools.cache
 def load_tokenizer(name: str) -> Tokenizer:

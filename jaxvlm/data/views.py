@@ -1,8 +1,47 @@
 """Which views of an image set are shown."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+
+from jaxvlm.data.sequence import Sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Chooses the views of an image set anew each time.
+
+    Attributes:
+      most: views a set is shown at most, the first ones.
+      dropout: probability of leaving a view out.
+      keep_first: sets of which view 0 is never left out: an action is stated in its frame.
+    """
+
+    most: int
+    dropout: float = 0.0
+    keep_first: Collection[int] = ()
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sequence[int]:
+        """Indices of the views that the questions of a sample's image set are shown, in order."""
+        first = sample.set_id in self.keep_first
+        return keep_views(sample.views, self.most, self.dropout, first, rng)
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedViews(Views):
+    """Chooses among a few subsets of the views: those that a feature cache holds.
+
+    Attributes:
+      subsets: of each image set.
+    """
+
+    subsets: Mapping[int, Sequence[tuple[int, ...]]] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sequence[int]:
+        """Indices of the views that the questions of a sample's image set are shown, in order."""
+        subsets = self.subsets[sample.set_id]
+        return subsets[int(rng.integers(len(subsets)))]
 
 
 def say_cut_views(views: Sequence[int], num_views: int) -> None:

@@ -69,15 +69,9 @@ def _encode(answerer: Answerer, records: Sequence[Record]) -> tuple[list[int], j
     """Kept views and visual vectors of image sets, padded to the batch size."""
     most = answerer.config.data.num_views
     views = [min(len(record.images), most) for record in records]
-    parts = [answerer.reader(r, range(v)) for r, v in zip(records, views, strict=True)]
-    missing = answerer.config.evaluation.batch_sets - len(parts)
-    sets = {
-        name: np.pad(
-            np.stack([part[name] for part in parts]),
-            [(0, missing)] + [(0, 0)] * np.ndim(parts[0][name]),
-        )
-        for name in parts[0]
-    }
+    sets = answerer.reader.empty(answerer.config.evaluation.batch_sets)
+    for place, (record, count) in enumerate(zip(records, views, strict=True)):
+        answerer.reader.read(sets, place, record, range(count))
     return views, answerer.generator.encode(sets)
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxvlm.data.pipeline import set_reader, visual_layout
-from jaxvlm.data.rows import SetReader, VisualLayout
+from jaxvlm.data.readers import SetReader
+from jaxvlm.data.rows import VisualLayout
 from jaxvlm.data.tokenizer import Tokenizer, load_tokenizer
 from jaxvlm.generation.decode import Generator
 from jaxvlm.models.vlm import vlm_config

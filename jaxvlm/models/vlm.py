@@ -1,7 +1,7 @@
 """The vision-language model: VGGT, Perceiver projector, geometry head and Qwen3 put together.
 
-Axes: B rows, S image sets a row, V views, H W pixels, C context tokens, M visual vectors a set
-(G geometry, then the latents), T tokens, D language width.
+Axes: B rows, S image sets a row, N image sets, V views, H W pixels, C context tokens, I their
+width, M visual vectors a set (G geometry, then the latents), T tokens, D language width.
 """
 
 import dataclasses
@@ -20,9 +20,13 @@ from jaxvlm.models.vggt.model import VGGT
 
 @dataclasses.dataclass(frozen=True)
 class VLMConfig:
-    """Sizes of the four parts; `geometry` is None for a model without geometry tokens."""
+    """Sizes of the four parts.
 
-    vision: VGGTConfig
+    `geometry` is None for a model without geometry tokens, `vision` for one that is only given
+    features which VGGT made before.
+    """
+
+    vision: VGGTConfig | None
     projector: PerceiverConfig
     geometry: GeometryConfig | None
     language: Qwen3Config
@@ -33,7 +37,8 @@ class VLM(nnx.Module):
 
     def __init__(self, config: VLMConfig, *, rngs: nnx.Rngs):
         """Builds the parts with random parameters."""
-        self.vision = VGGT(config.vision, rngs=rngs)
+        if config.vision is not None:
+            self.vision = VGGT(config.vision, rngs=rngs)
         self.projector = Perceiver(config.projector, rngs=rngs)
         if config.geometry is not None:
             self.geometry = GeometryHead(config.geometry, rngs=rngs)
@@ -53,14 +58,39 @@ class VLM(nnx.Module):
         Views behind `view_counts` are padding and change nothing; `remat` is what the backward
         pass recomputes.
         """
+        features = self.see(images, view_counts, remat=remat)
+        counts = view_counts * (features.shape[1] // images.shape[1])
+        return self.project(
+            features, counts, view_counts, geometry, remat=remat, dropout_key=dropout_key
+        )
+
+    def see(
+        self,
+        images: UInt8[Array, "N V H W 3"],
+        view_counts: Int[Array, "N"],
+        *,
+        remat: str = "none",
+    ) -> Float[Array, "N C I"]:
+        """What `features_of` says, of this model's VGGT."""
+        return features_of(self.vision, images, view_counts, remat=remat)
+
+    def project(
+        self,
+        features: Float[Array, "N C I"],
+        feature_counts: Int[Array, "N"],
+        view_counts: Int[Array, "N"],
+        geometry: Float[Array, "N V 37"],
+        *,
+        remat: str = "none",
+        dropout_key: jax.Array | None = None,
+    ) -> Float[Array, "N M D"]:
+        """The M visual vectors of N image sets from what `see` made of them.
+
+        Features behind `feature_counts` and views behind `view_counts` are padding.
+        """
         dtype = self.projector.latents[...].dtype
-        pixels = images.astype(jnp.float32) / 255
-        tokens = self.vision.aggregator(pixels, view_counts, remat=remat != "none")
-        sets, views, patches, width = tokens.shape
-        context = tokens.reshape(sets, views * patches, width).astype(dtype)
-        real = jnp.arange(views) < view_counts[:, None]
-        seen = jnp.repeat(real, patches, 1)
-        visual = self.projector(context, seen, dropout_key=dropout_key, remat=remat)
+        seen = jnp.arange(features.shape[1]) < feature_counts[:, None]
+        visual = self.projector(features.astype(dtype), seen, dropout_key=dropout_key, remat=remat)
         if hasattr(self, "geometry"):
             poses = self.geometry(geometry.astype(dtype), view_counts)
             visual = jnp.concatenate([poses, visual], axis=1)
@@ -80,6 +110,19 @@ class VLM(nnx.Module):
         index = jnp.maximum(visual_index, 0)[..., None]
         seen = jnp.take_along_axis(visual.astype(text.dtype), index, axis=1)
         return jnp.where((visual_index >= 0)[..., None], seen, text)
+
+
+def features_of(
+    vision: VGGT,
+    images: UInt8[Array, "N V H W 3"],
+    view_counts: Int[Array, "N"] | None,
+    *,
+    remat: str = "none",
+) -> Float[Array, "N C I"]:
+    """VGGT's last tokens, view after view; those of padded views are meaningless."""
+    pixels = images.astype(jnp.float32) / 255
+    tokens = vision.aggregator(pixels, view_counts, remat=remat != "none")
+    return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
 
 
 def vlm_config(config) -> VLMConfig:

@@ -27,7 +27,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 _FREE = ("data.num_workers", "train.log_every", "train.save_every", "train.keep", "mesh.data",
          "mesh.fsdp", "data.val", "data.test", "data.image_roots", "evaluation.max_new_tokens",
          "evaluation.batch_sets", "evaluation.batch_questions", "train.rows_per_device",
-         "train.accumulation")  # fmt: skip
+         "train.accumulation", "data.features.folder")  # fmt: skip
 
 
 def versions() -> dict[str, str]:

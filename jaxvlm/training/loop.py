@@ -18,11 +18,17 @@ from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
 from jaxvlm.models.vlm import VLMConfig, vlm_config
 from jaxvlm.training.checkpoints import Checkpoints, check_same_run, read_meta
+from jaxvlm.training.feed import Feed
 from jaxvlm.training.mesh import batch_sharding, make_mesh
 from jaxvlm.training.metric_log import MetricLog
 from jaxvlm.training.optimizer import make_optimizer, schedule
 from jaxvlm.training.parameters import FROZEN, Group, assign_groups, summary
-from jaxvlm.training.setup import all_parameters, compute_dtype, frozen_identity
+from jaxvlm.training.setup import (
+    all_parameters,
+    compute_dtype,
+    frozen_identity,
+    vision_identity,
+)
 from jaxvlm.training.state import (
     Params,
     TrainState,
@@ -37,7 +43,11 @@ _MANY_EPOCHS = 40
 
 @dataclasses.dataclass
 class Run:
-    """Everything that stays the same from update to update."""
+    """Everything that stays the same from update to update.
+
+    Attributes:
+      model: sizes, without VGGT where its features are read from a cache.
+    """
 
     config: object
     model: VLMConfig
@@ -98,8 +108,12 @@ def _prepare(config, workdir: Path, mesh: Mesh) -> tuple[Run, TrainState]:
         * config.train.rows_per_device
         * jax.device_count()
     )
-    rows = training_rows(config, rows_total)
-    parameters = all_parameters(config, model, groups, mesh)
+    cached = config.data.features.folder is not None
+    rows = training_rows(config, rows_total, vision_identity(config, groups) if cached else None)
+    unused = {path for path in shapes if cached and path.startswith("vision/")}
+    parameters = all_parameters(config, model, groups, mesh, skip=frozenset(unused))
+    if cached:
+        model = dataclasses.replace(model, vision=None)
     trainable = {p: leaf for p, leaf in parameters.items() if groups[p].name != FROZEN}
     frozen = {p: leaf for p, leaf in parameters.items() if groups[p].name == FROZEN}
     optimizer = make_optimizer(
@@ -112,18 +126,24 @@ def _prepare(config, workdir: Path, mesh: Mesh) -> tuple[Run, TrainState]:
 def _print_start(run: Run) -> None:
     """The table of parameter groups, and what the run amounts to."""
     config = run.config
-    shapes = abstract_parameters(run.model)
+    shapes = abstract_parameters(vlm_config(config.model))
     table = summary(run.groups, shapes, config.optimizer.learning_rate)
     columns = ("part", "group", "learning rate", "tensors", "parameters")
     print_table("Parameters", columns, table)
-    per_epoch = run.rows.plan.rows_in_epoch(0)
-    samples = len(run.rows.builder.samples)
-    epochs = len(run.rows) / per_epoch
+    usage = run.rows.usage()
+    epochs = len(run.rows) / usage.rows
+    each = usage.samples / usage.rows
     console().print(
-        f"{config.train.max_steps} updates of {run.rows_per_update} rows; the data makes "
-        f"{samples} samples in {per_epoch} rows an epoch: {epochs:.1f} epochs on "
+        f"{config.train.max_steps} updates of {run.rows_per_update} rows (about "
+        f"{run.rows_per_update * each:,.0f} samples); the data makes {usage.samples:,} samples in "
+        f"{usage.rows:,} rows an epoch: {epochs:.1f} epochs on "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     )
+    if config.data.pack:
+        console().print(
+            f"rows hold {each:.1f} samples: {usage.tokens:.1%} of their tokens are real, "
+            f"{usage.sets:.1%} of their image sets, and {usage.views:.1%} of the views of those"
+        )
     if epochs > _MANY_EPOCHS:
         console().print(
             f"warning: more than {_MANY_EPOCHS} epochs of the same questions; fewer updates "
@@ -161,26 +181,25 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
         jax.process_index(),
         jax.process_count(),
     )
-    placed = batch_sharding(run.mesh)
+    feed = Feed(stream, batch_sharding(run.mesh))
     log = MetricLog(run.workdir, first, last)
     base_key = jax.random.key(config.seed)
-    timer = _Timer(first)
+    timer = _Timer(first, feed)
     recent: list[dict[str, jax.Array]] = []
+    lost = 0
     console().print("compiling the update, which the first one waits for")
-    # Closing the stream ends its worker processes.
-    with contextlib.closing(stream), progress("training", last, first, lines=False) as advance:
+    # Closing the feed ends its worker processes.
+    with contextlib.closing(feed), progress("training", last, first, lines=False) as advance:
         for step in range(first, last):
             for micro in range(config.train.accumulation):
                 try:
-                    local = next(stream)
+                    batch, left_out = next(feed)
                 except UserError:
                     # The data breaks off; the updates that were made are kept.
                     _check_finite(recent, step)
                     checkpoints.save(state, run.meta(step))
                     raise
-                batch = {
-                    k: jax.make_array_from_process_local_data(placed, v) for k, v in local.items()
-                }
+                lost += left_out
                 key = jax.random.fold_in(base_key, step * config.train.accumulation + micro)
                 sums = steps.accumulate(state.params, run.frozen, sums, batch, key)
             state, metrics, sums = steps.update(state, sums)
@@ -195,7 +214,8 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
                 values = _means(recent)
                 recent = []
                 values["schedule"] = float(_factor(config)(step))
-                values["updates_per_second"] = timer.rate(done)
+                values |= timer.read(done)
+                values["lost_samples"] = lost
                 eta = duration((last - done) / values["updates_per_second"])
                 log.write(done, values, eta)
             if save_now:
@@ -232,13 +252,16 @@ def _factor(config):
 
 
 class _Timer:
-    """Updates a second since the last time it was asked."""
+    """Pace and waiting since the last time it was asked."""
 
-    def __init__(self, step: int):
-        self._step, self._time = step, time.perf_counter()
+    def __init__(self, step: int, feed: Feed):
+        self._feed = feed
+        self._before = step, time.perf_counter(), feed.waited
 
-    def rate(self, step: int) -> float:
-        now = time.perf_counter()
-        rate = (step - self._step) / max(now - self._time, 1e-9)
-        self._step, self._time = step, now
-        return rate
+    def read(self, step: int) -> dict[str, float]:
+        """`updates_per_second`, and the share of time that was waited for input."""
+        now = step, time.perf_counter(), self._feed.waited
+        steps, seconds, waited = (a - b for a, b in zip(now, self._before, strict=True))
+        self._before = now
+        seconds = max(seconds, 1e-9)
+        return {"updates_per_second": steps / seconds, "input_wait": waited / seconds}

@@ -33,7 +33,8 @@ class MetricLog:
             f"Step {step}/{self._max_steps}  Loss {metrics['loss']:.4f}  "
             f"token accuracy {metrics['token_accuracy']:.3f}  "
             f"lr×{metrics['schedule']:.3f}  grad {metrics['gradient_norm']:.2f}  "
-            f"{metrics['updates_per_second']:.2f} updates/s  ETA {eta}"
+            f"{metrics['updates_per_second']:.2f} updates/s  "
+            f"input wait {metrics['input_wait']:.1%}  ETA {eta}"
         )
 
     def close(self) -> None:

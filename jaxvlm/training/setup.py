@@ -35,6 +35,22 @@ def frozen_identity(config, groups: dict[str, Group]) -> dict[str, str]:
     }
 
 
+def vision_identity(config, groups: dict[str, Group]) -> str:
+    """What VGGT's weights are, whose features are to be cached.
+
+    Raises:
+      UserError: some of them learn, so that features would not stay true.
+    """
+    learning = [p for p, g in groups.items() if p.startswith("vision/") and g.name != FROZEN]
+    if learning:
+        raise UserError(
+            f"'parameters' lets {learning[0]!r} learn, but data.features.folder="
+            f"{config.data.features.folder!r} holds what VGGT made of the images before; freeze "
+            "'vision/.*', or set data.features.folder=None"
+        )
+    return frozen_identity(config, groups)["vision"]
+
+
 def all_parameters(
     config, model: VLMConfig, groups: dict[str, Group], mesh: Mesh, skip: frozenset = frozenset()
 ) -> Params:

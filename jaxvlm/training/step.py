@@ -60,12 +60,16 @@ def batch_loss(
 ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
     """Summed cross-entropy of a batch of rows, with `(correct, labels)` token counts.
 
-    Logits exist at label positions only.
+    Logits exist at label positions only. A batch holds images, or features instead of them.
     """
-    rows, sets = batch["images"].shape[:2]
-    per_set = {k: batch[k].reshape(rows * sets, *batch[k].shape[2:]) for k in
-               ("images", "view_counts", "geometry")}  # fmt: skip
-    visual = model.encode(**per_set, remat=remat, dropout_key=dropout_key)
+    rows, sets = batch["view_counts"].shape
+    names = ("features", "feature_counts") if "features" in batch else ("images",)
+    per_set = {
+        name: batch[name].reshape(rows * sets, *batch[name].shape[2:])
+        for name in (*names, "view_counts", "geometry")
+    }
+    visual_of = model.project if "features" in batch else model.encode
+    visual = visual_of(**per_set, remat=remat, dropout_key=dropout_key)
     visual = visual.reshape(rows, sets * visual.shape[1], visual.shape[2])
     x = model.embed(batch["tokens"], batch["visual_index"], visual)
     hidden = model.language(x, batch["positions"], batch["segment_ids"], remat=remat)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 
 from jaxvlm.data.boxes import Box, action_box, box_axes, place_anchor
 from jaxvlm.data.frames import Frame, first_camera_frame, move_action, upright
+from jaxvlm.data.framing import Framing
 from jaxvlm.data.geometry import geometry_features
 from jaxvlm.data.record import parse_record
 
@@ -96,7 +97,7 @@ def test_what_is_learnt_is_where_the_geometry_tokens_say(seed, up):
         "up": up,
     }
     record = parse_record(entry, "o")
-    features = geometry_features(record, [0, 1], 112)
+    features = geometry_features(record, [0, 1], Framing(112, 112))
     learnt = np.array(json.loads(record.answer)["center"])
     for view in range(2):
         in_camera = rotations[view].T @ (np.array(entry["action_json"]["center"]) - positions[view])
@@ -112,6 +113,6 @@ def test_the_originals_convention_is_the_numbers_as_recorded():
         for name, width in (("R", 9), ("t", 3), ("K", 9), ("depth_hist", 16))
     }
     record = parse_record({"images": ["a", "b"], "question": "q", "geom_token": token}, "o")
-    rows = geometry_features(record, [1], 112, "original")
+    rows = geometry_features(record, [1], Framing(112, 112), "original")
     expected = np.concatenate([token[n][1] for n in ("R", "t", "K", "depth_hist")])
     np.testing.assert_allclose(rows[0], expected, rtol=1e-6)

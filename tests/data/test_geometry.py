@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from jaxvlm.data.frames import first_camera_frame
+from jaxvlm.data.framing import Framing
 from jaxvlm.data.geometry import depth_histogram, geometry_features, looked_at
 from jaxvlm.data.record import parse_record
 from jaxvlm.errors import UserError
@@ -34,7 +35,9 @@ def features(rotation, translation, views=None, **changes):
         **changes,
     }
     entry["geom_token"]["t"] = entry["geom_token"]["t"].tolist()
-    return geometry_features(parse_record(entry, "here:1"), views or list(range(count)), 112)
+    return geometry_features(
+        parse_record(entry, "here:1"), views or list(range(count)), Framing(112, 112)
+    )
 
 
 def split(rows):
@@ -97,16 +100,16 @@ def test_a_camera_that_looks_straight_down(angle, tilt):
 
 def test_missing_parts_are_zero():
     entry = {"images": ["a", "b"], "question": "q", "image_size": [640, 480]}
-    assert geometry_features(parse_record(entry, "o"), [0], 112) is None
+    assert geometry_features(parse_record(entry, "o"), [0], Framing(112, 112)) is None
     k = [[500, 0, 320, 0, 500, 240, 0, 0, 1]] * 2
     histogram = [[0.5, 0.5] + [0] * 14, [0] * 15 + [1]]
     record = parse_record({**entry, "geom_token": {"K": k}}, "o")
-    rows = geometry_features(record, [0, 1], 112)
+    rows = geometry_features(record, [0, 1], Framing(112, 112))
     assert not rows[:, :12].any() and not rows[:, 21:].any() and rows[:, 12:21].any()
     # The centre of the image stays the centre of the square, half its side.
     np.testing.assert_allclose(rows[0, 12:21].reshape(3, 3)[:2, 2], 0.5, atol=0.01)
     record = parse_record({**entry, "geom_token": {"depth_hist": histogram}}, "o")
-    rows = geometry_features(record, [1], 112)
+    rows = geometry_features(record, [1], Framing(112, 112))
     assert not rows[:, :21].any()
     np.testing.assert_array_equal(rows[0, 21:], histogram[1])
 
@@ -115,7 +118,7 @@ def test_intrinsics_need_the_image_size():
     token = {"K": [[500, 0, 320, 0, 500, 240, 0, 0, 1]]}
     record = parse_record({"images": ["a"], "question": "q", "geom_token": token}, "f.jsonl:3")
     with pytest.raises(UserError, match=r"f\.jsonl:3: .*needs 'image_size'"):
-        geometry_features(record, [0], 112)
+        geometry_features(record, [0], Framing(112, 112))
 
 
 def test_depths_beyond_the_range_count_for_the_last_bin():

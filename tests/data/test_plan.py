@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from jaxvlm.data.plan import Capacity, Plan
+from jaxvlm.data.packing import Capacity
+from jaxvlm.data.plan import Plan
 from jaxvlm.data.sequence import Sample
-from jaxvlm.data.views import keep_views
+from jaxvlm.data.views import Views, keep_views
 from jaxvlm.errors import UserError
 
 LATENTS = 4
@@ -18,24 +19,21 @@ LATENTS = 4
 
 def sample(question: int, answer: int, set_id: int, record: int) -> Sample:
     parts = (np.zeros(n, np.int32) for n in (question, 1, answer))
-    return Sample(*parts, record, set_id)
+    return Sample(*parts, record, set_id, views=9)
 
 
 def samples(sizes) -> list[Sample]:
     return [sample(*size, i) for i, size in enumerate(sizes)]
 
 
-def plan(items, sources=None, *, views=3, keep=None, capacity=None, dropout=0.3, seed=0) -> Plan:
+def plan(items, sources=None, *, views=3, keep=(), capacity=None, dropout=0.3, seed=0) -> Plan:
     return Plan(
         items,
         sources or [(1.0, range(len(items)))],
-        [views] * len(items),
-        keep or [False] * len(items),
         capacity or Capacity(64, 3, 20, 4),
         lambda shown: shown + LATENTS,
-        num_views=views,
-        view_dropout=dropout,
-        seed=seed,
+        Views(views, dropout, keep),
+        seed,
     )
 
 
@@ -145,7 +143,9 @@ def test_every_epoch_keeps_the_shares():
 def test_view_dropout_is_drawn_per_group_and_keeps_what_must_stay():
     # Two questions of each set; in every other set one of them is an action.
     items = samples([(5, 1, i // 2) for i in range(400)])
-    made = plan(items, keep=[i % 4 == 1 for i in range(400)], views=4, dropout=0.7)
+    keep = {s.set_id for s in items[1::4]}
+    roomy = Capacity(5000, 20, 100, 4)
+    made = plan(items, keep=keep, views=4, dropout=0.7, capacity=roomy)
     groups = [group for row in epoch_rows(made, 1) for group in row]
     kept = {items[group.samples[0]].set_id: group.views for group in groups}
     assert len(groups) == len(kept) == 200

@@ -5,11 +5,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from jaxvlm.data.plan import Capacity, Group, Plan
-from jaxvlm.data.rows import RowBuilder, SetReader, VisualLayout
+from jaxvlm.data.framing import Framing
+from jaxvlm.data.packing import Capacity, Group
+from jaxvlm.data.plan import Plan
+from jaxvlm.data.readers import SetReader
+from jaxvlm.data.rows import RowBuilder, VisualLayout
 from jaxvlm.data.sequence import tokenize
 from jaxvlm.data.sources import load_sources
 from jaxvlm.data.tokenizer import load_tokenizer
+from jaxvlm.data.views import Views
 
 SIDE, VIEWS, LATENTS, SETS = 14, 3, 4, 3
 CAPACITY = Capacity(160, SETS, 40, 4)
@@ -28,7 +32,7 @@ def records(scenes_file):
 def builder(records, mode="per_view", blind=False, capacity=CAPACITY) -> RowBuilder:
     tokenizer = load_tokenizer("jaxvlm:rooms")
     samples, _ = tokenize(records, tokenizer, "plain", 100, VIEWS + LATENTS)
-    reader = SetReader(SIDE, VIEWS, blind)
+    reader = SetReader(Framing(SIDE, SIDE), VIEWS, blind)
     placeholder, pad = tokenizer.placeholder_id, tokenizer.pad_id
     return RowBuilder(records, samples, capacity, LAYOUTS[mode], reader, placeholder, pad)
 
@@ -37,15 +41,17 @@ def planned(build: RowBuilder, dropout: float, seed: int) -> list[list[Group]]:
     plan = Plan(
         build.samples,
         [(1.0, range(len(build.samples)))],
-        [len(record.images) for record in build.records],
-        [False] * len(build.records),
         build.capacity,
         lambda views: len(build.layout.index(views, True)),
-        num_views=VIEWS,
-        view_dropout=dropout,
-        seed=seed,
+        Views(VIEWS, dropout),
+        seed,
     )
     return [plan.row(index) for index in range(plan.rows_in_epoch(0))]
+
+
+def built(build: RowBuilder, groups) -> dict[str, np.ndarray]:
+    """One row, without the batch's axis."""
+    return {name: value[0] for name, value in build.batch([groups]).items()}
 
 
 def text_of(record) -> str:
@@ -88,7 +94,7 @@ def check_sample(build: RowBuilder, row: dict, segment: int, set_index: int, gro
 
 
 def check_row(build: RowBuilder, groups) -> None:
-    row = build(groups)
+    row = built(build, groups)
     segment = tokens = labels = 0
     for set_index, group in enumerate(groups):
         for index in group.samples:
@@ -127,7 +133,7 @@ def of_scene(build: RowBuilder, scene: int) -> tuple[int, ...]:
 def test_kept_views_move_to_the_front(records):
     build = builder(records)
     # Scenes 2 and 5 have three views, scene 2 has geometry.
-    row = build([Group(of_scene(build, 2), (1, 2)), Group(of_scene(build, 5)[:1], (2,))])
+    row = built(build, [Group(of_scene(build, 2), (1, 2)), Group(of_scene(build, 5)[:1], (2,))])
     assert row["view_counts"].tolist() == [2, 1, 0]
     greens = [[int(image[0, 0, 1]) for image in images] for images in row["images"]]
     assert greens == [[100, 160, 0], [160, 0, 0], [0, 0, 0]]
@@ -140,15 +146,15 @@ def test_kept_views_move_to_the_front(records):
 def test_blind_rows_show_nothing(records):
     seeing, blind = (builder(records, blind=b) for b in (False, True))
     groups = [Group(of_scene(seeing, 2), (0, 1, 2))]
-    row = blind(groups)
+    row = built(blind, groups)
     assert not row["images"].any() and not row["geometry"].any()
     assert row["view_counts"].tolist() == [3, 0, 0]
     shown = row["visual_index"][row["visual_index"] >= 0]
-    assert shown.min() == VIEWS and seeing(groups)["visual_index"].max() == shown.max()
+    assert shown.min() == VIEWS and built(seeing, groups)["visual_index"].max() == shown.max()
 
 
 def test_shapes_and_types_are_those_of_the_contract(records):
-    row = builder(records)([Group((0,), (0,))])
+    row = built(builder(records), [Group((0,), (0,))])
     shapes = {name: (value.shape, value.dtype.name) for name, value in row.items()}
     tokens, labels = ((160,), "int32"), ((40,), "int32")
     assert shapes == {
@@ -162,4 +168,5 @@ def test_shapes_and_types_are_those_of_the_contract(records):
         "images": ((SETS, VIEWS, SIDE, SIDE, 3), "uint8"),
         "view_counts": ((SETS,), "int32"),
         "geometry": ((SETS, VIEWS, 37), "float32"),
+        "lost": ((), "int32"),
     }

@@ -93,3 +93,17 @@ class VGGTConfig:
         """P, the tokens of one view of `height` x `width` pixels."""
         rows, columns = self.grid(height, width)
         return self.special_tokens + rows * columns
+
+    def flops(self, views: int, height: int, width: int) -> float:
+        """Operations of the aggregator for one image set, a multiply-add being two.
+
+        Only matrix products are counted; the ViT counts when there is one.
+        """
+        per_view = self.tokens_per_view(height, width)
+        tokens = views * per_view
+        vit = self.vit_depth if self.patch_embed == "vit" else 0
+        blocks = vit + 2 * self.depth
+        # Query, key, value and output are 4 C², the MLP 2 C² times its ratio.
+        linear = 2 * tokens * self.embed_dim**2 * (4 + 2 * self.mlp_ratio) * blocks
+        pairs = tokens * per_view * (vit + self.depth) + tokens**2 * self.depth
+        return linear + 4 * self.embed_dim * pairs

@@ -1,0 +1,145 @@
+"""Shards of features: safetensors files that are mapped into memory, never read as a whole.
+
+A file is a header's length (8 bytes, little-endian), the header (JSON: dtype, shape and place of
+every tensor) and the tensors (https://github.com/huggingface/safetensors). The library writes them;
+its numpy reader knows no bfloat16 and copies, so tensors are found by the header here.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+
+from jaxvlm.errors import UserError
+from jaxvlm.files import draft_of
+
+DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
+_NAMED = {"BF16": DTYPES["bfloat16"], "F32": DTYPES["float32"]}
+_PATTERN = "features-*.safetensors"
+# A header of a file that is none may claim any length.
+_LONGEST_HEADER = 100_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a tensor lies."""
+
+    file: str
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class Shards(Mapping[str, np.ndarray]):
+    """The tensors of a folder's shards by name, each a view of the mapped file."""
+
+    def __init__(self, folder: Path):
+        """Reads the headers.
+
+        Raises:
+          UserError: a shard that is damaged.
+        """
+        self._places: dict[str, Place] = {}
+        for path in shard_files(folder):
+            self._places |= read_header(path)
+        self._maps: dict[str, np.memmap] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        place = self._places[name]
+        if place.file not in self._maps:
+            try:
+                self._maps[place.file] = np.memmap(place.file, np.uint8, "r")
+            except OSError as error:
+                raise UserError(f"{place.file} cannot be read: {error.strerror}") from None
+        size = int(np.prod(place.shape)) * place.dtype.itemsize
+        raw = self._maps[place.file][place.offset : place.offset + size]
+        return raw.view(place.dtype).reshape(place.shape)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getstate__(self) -> dict:
+        # Worker processes map the files themselves.
+        return {**self.__dict__, "_maps": {}}
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The shards of a folder in the order they were written."""
+    return sorted(folder.glob(_PATTERN))
+
+
+def read_header(path: Path) -> dict[str, Place]:
+    """The tensors of a shard.
+
+    Raises:
+      UserError: the file is no shard or is cut short.
+    """
+    try:
+        whole = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(_LONGEST_HEADER, whole - 8):
+                raise ValueError("its header is cut off")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        places = {}
+        for name, tensor in header.items():
+            start, end = tensor["data_offsets"]
+            shape, dtype = tuple(tensor["shape"]), _NAMED[tensor["dtype"]]
+            if end - start != int(np.prod(shape)) * dtype.itemsize:
+                raise ValueError(f"the size of {name!r} is not that of its shape")
+            places[name] = Place(str(path), 8 + length + start, shape, dtype)
+        ends = [tensor["data_offsets"][1] for tensor in header.values()]
+        if whole != 8 + length + max(ends, default=0):
+            raise ValueError(
+                f"it has {whole:,} bytes, {8 + length + max(ends, default=0):,} should be"
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the feature shard {path} is damaged ({error}); run python -m jaxvlm.cache_features "
+            "again, which makes its features anew"
+        ) from None
+    return places
+
+
+def write_shard(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a further shard of a folder, whole or not at all.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    taken = [int(path.stem.rpartition("-")[2]) for path in shard_files(folder)]
+    path = folder / f"features-{max(taken, default=-1) + 1:05}.safetensors"
+    draft = draft_of(path)
+    try:
+        save_file(dict(tensors), draft)
+        # The library lets nobody else read its files.
+        draft.chmod(0o666 & ~_umask())
+        os.replace(draft, path)
+    # What the library raises for a full disk is an error of its own.
+    except Exception as error:
+        raise UserError(
+            f"{path} cannot be written: {str(error).splitlines()[0]}. The shards before it stand; "
+            "make room, and the same command goes on behind them"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

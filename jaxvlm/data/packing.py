@@ -1,0 +1,223 @@
+"""Packing: an epoch's samples in as few rows as they fill, each image set in as few as it needs.
+
+Of every image set at most `questions_per_set` samples stand in a row, which are shown the same
+views. The number of rows follows from the tokens, labels and image sets there are; every set is
+given to the rows that hold least, and its samples go to the emptiest of its rows. So rows are
+filled alike and none is left half empty, as with packing one row after the other.
+"""
+
+import dataclasses
+import heapq
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxvlm.data.sequence import Sample
+from jaxvlm.data.views import Views
+
+# How full rows are meant to be; the rest lets samples of all lengths find a place.
+_FILL = 0.97
+# How often all samples are placed anew, each set knowing where the others stand.
+_SWEEPS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Capacity:
+    """What fits into a row.
+
+    Attributes:
+      tokens: T, the row's length.
+      sets: S, image sets a row.
+      labels: L, label tokens a row.
+      questions_per_set: questions of one image set a row.
+    """
+
+    tokens: int
+    sets: int
+    labels: int
+    questions_per_set: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Questions of one image set in one row.
+
+    Attributes:
+      samples: the questions.
+      views: which of the set's views they are shown.
+      seed: of everything random about how they are shown.
+    """
+
+    samples: tuple[int, ...]
+    views: tuple[int, ...]
+    seed: int = 0
+
+
+@dataclasses.dataclass
+class _Part:
+    """An image set's place in a row."""
+
+    row: int
+    views: tuple[int, ...]
+    seed: int
+    samples: list[int]
+
+
+class Packer:
+    """Packs samples into rows."""
+
+    def __init__(
+        self, samples: Sequence[Sample], capacity: Capacity, visual: Sequence[int], views: Views
+    ):
+        """Makes a packer.
+
+        Args:
+          samples: all samples.
+          capacity: of a row.
+          visual: visual tokens of a sample by the number of its kept views.
+          views: chooses the views of an image set.
+        """
+        self._samples = samples
+        self._sizes = [(sample.length(0), len(sample.answer)) for sample in samples]
+        self._capacity = capacity
+        self._visual = visual
+        self._views = views
+
+    def size(self, group: Group) -> tuple[int, int]:
+        """Tokens and labels that a group takes."""
+        sizes = [self._sizes[index] for index in group.samples]
+        visual = len(sizes) * self._visual[len(group.views)]
+        return visual + sum(text for text, _ in sizes), sum(labels for _, labels in sizes)
+
+    def pack(self, drawn: Sequence[int], rng: np.random.Generator) -> list[list[Group]]:
+        """Rows that hold every drawn sample once for each time it was drawn, in random order."""
+        waiting: dict[int, list[int]] = {}
+        for index in drawn:
+            waiting.setdefault(self._samples[index].set_id, []).append(index)
+        rows: list[list[Group]] = []
+        while waiting:
+            made, waiting = _Level(self, waiting, rng).rows()
+            rows += made
+        return [rows[i] for i in rng.permutation(len(rows))]
+
+
+class _Level:
+    """Rows that are filled side by side."""
+
+    def __init__(self, packer: Packer, waiting: Mapping[int, list[int]], rng: np.random.Generator):
+        self._packer = packer
+        self._capacity = packer._capacity
+        self._waiting = waiting
+        self._rng = rng
+        # Longest first: the short ones even out.
+        self._order = {
+            set_id: sorted(members, key=lambda index: -packer._sizes[index][0])
+            for set_id, members in waiting.items()
+        }
+        shares = self._shares()
+        self._tokens = np.zeros(self._count)
+        self._labels = np.zeros(self._count)
+        self._sets = np.zeros(self._count, np.int64)
+        self._noise = rng.random(self._count)
+        self._parts: dict[int, list[_Part]] = {}
+        noise = dict(zip(waiting, rng.random(len(waiting)), strict=True))
+        for set_id in sorted(waiting, key=lambda s: (-len(waiting[s]) / shares[s], noise[s])):
+            self._parts[set_id] = self._places(set_id, shares[set_id])
+            self._spread(set_id)
+        for _ in range(_SWEEPS):
+            for set_id in rng.permutation(list(self._parts)).tolist():
+                self._take_back(set_id)
+                self._spread(set_id)
+
+    def rows(self) -> tuple[list[list[Group]], dict[int, list[int]]]:
+        """The rows, and the samples that found no place, by image set."""
+        rows: list[list[Group]] = [[] for _ in range(self._count)]
+        left: dict[int, list[int]] = {}
+        for set_id, parts in self._parts.items():
+            rest = list(self._waiting[set_id])
+            for part in parts:
+                if part.samples:
+                    rows[part.row].append(Group(tuple(part.samples), part.views, part.seed))
+                for index in part.samples:
+                    rest.remove(index)
+            if rest:
+                left[set_id] = rest
+        return [row for row in rows if row], left
+
+    def _shares(self) -> dict[int, int]:
+        """How many rows each image set is given; sets `_count`, the number of rows."""
+        capacity, sizes = self._capacity, self._packer._sizes
+        each = capacity.questions_per_set
+        shares = {s: -(-len(members) // each) for s, members in self._waiting.items()}
+        visual = {s: self._packer._visual[len(self._draw(s))] for s in self._waiting}
+        tokens = sum(sizes[i][0] + visual[s] for s, m in self._waiting.items() for i in m)
+        labels = sum(sizes[i][1] for members in self._waiting.values() for i in members)
+        self._count = max(
+            int(np.ceil(tokens / (_FILL * capacity.tokens))),
+            int(np.ceil(labels / (_FILL * capacity.labels))),
+            -(-sum(shares.values()) // capacity.sets),
+            max(shares.values()),
+        )
+        self._give_spare_places(shares)
+        return shares
+
+    def _give_spare_places(self, shares: dict[int, int]) -> None:
+        """Lets the largest sets spread further, over places that would stay empty."""
+        spare = self._count * self._capacity.sets - sum(shares.values())
+        most = {s: min(self._count, len(members)) for s, members in self._waiting.items()}
+        growing = [(-len(self._waiting[s]) / shares[s], s) for s in shares if shares[s] < most[s]]
+        heapq.heapify(growing)
+        for _ in range(spare):
+            if not growing:
+                return
+            _, set_id = heapq.heappop(growing)
+            shares[set_id] += 1
+            if shares[set_id] < most[set_id]:
+                key = -len(self._waiting[set_id]) / shares[set_id]
+                heapq.heappush(growing, (key, set_id))
+
+    def _draw(self, set_id: int) -> tuple[int, ...]:
+        sample = self._packer._samples[self._waiting[set_id][0]]
+        return tuple(self._packer._views(sample, self._rng))
+
+    def _places(self, set_id: int, count: int) -> list[_Part]:
+        """The set's places, in the rows that hold least."""
+        load = np.where(self._sets < self._capacity.sets, self._tokens + self._noise, np.inf)
+        chosen = np.argpartition(load, count - 1)[:count]
+        chosen = chosen[np.isfinite(load[chosen])]
+        self._sets[chosen] += 1
+        return [
+            _Part(int(row), self._draw(set_id), int(self._rng.integers(2**31)), [])
+            for row in chosen
+        ]
+
+    def _spread(self, set_id: int) -> None:
+        """Puts each of the set's samples into the emptiest of its rows that can hold it."""
+        capacity, parts = self._capacity, self._parts[set_id]
+        visual = [self._packer._visual[len(part.views)] for part in parts]
+        for index in self._order[set_id]:
+            text, labels = self._packer._sizes[index]
+            best, least = None, np.inf
+            for number, part in enumerate(parts):
+                held = self._tokens[part.row]
+                if (
+                    held < least
+                    and held + text + visual[number] <= capacity.tokens
+                    and self._labels[part.row] + labels <= capacity.labels
+                    and len(part.samples) < capacity.questions_per_set
+                    and index not in part.samples
+                ):
+                    best, least = number, held
+            if best is not None:
+                parts[best].samples.append(index)
+                self._tokens[parts[best].row] += text + visual[best]
+                self._labels[parts[best].row] += labels
+
+    def _take_back(self, set_id: int) -> None:
+        """Takes the set's samples out of its rows."""
+        for part in self._parts[set_id]:
+            group = Group(tuple(part.samples), part.views)
+            tokens, labels = self._packer.size(group)
+            self._tokens[part.row] -= tokens
+            self._labels[part.row] -= labels
+            part.samples.clear()

@@ -1,0 +1,241 @@
+"""Fills a feature cache: VGGT sees every image set of the training split once."""
+
+import itertools
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxvlm.console import console, duration, progress
+from jaxvlm.data.features.cache import (
+    begin_cache,
+    feature_name,
+    image_digests,
+    made_from,
+    note_images,
+)
+from jaxvlm.data.features.shards import DTYPES, Shards, read_header, shard_files, write_shard
+from jaxvlm.data.features.subsets import cached_subsets
+from jaxvlm.data.framing import Framing
+from jaxvlm.data.images import load_image
+from jaxvlm.data.pipeline import framing
+from jaxvlm.data.sources import load_sources
+from jaxvlm.errors import UserError
+from jaxvlm.models.tree import load
+from jaxvlm.models.vlm import abstract_vlm, features_of, vlm_config
+from jaxvlm.paths import unflatten
+from jaxvlm.training.mesh import batch_sharding, make_mesh
+from jaxvlm.training.parameters import assign_groups
+from jaxvlm.training.setup import all_parameters, vision_identity
+from jaxvlm.training.state import Params, abstract_parameters
+
+# A shard is collected in memory before it is written.
+_SHARD_BYTES = 512 * 2**20
+# What a file system needs besides the features.
+_SPARE = 1.02
+_READERS = 16
+
+Wanted = dict[str, tuple[str, ...]]
+
+
+def cache_features(config, batch_sets: int) -> None:
+    """Writes what is missing in the cache `data.features.folder`; stopped, it goes on there.
+
+    Args:
+      config: the configuration that will be trained.
+      batch_sets: image sets a device encodes at a time.
+
+    Raises:
+      UserError: anything wrong with what the user gave, or a disk too small, before the first set.
+    """
+    folder = Path(config.data.features.folder)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    with jax.set_mesh(mesh):
+        model = vlm_config(config.model)
+        shapes = abstract_parameters(model)
+        groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+        weights = vision_identity(config, groups)
+        frame = framing(config)
+        tokens = model.vision.tokens_per_view(frame.height, frame.width)
+        width = 2 * model.vision.embed_dim
+        begin_cache(folder, made_from(config, weights), tokens, width)
+        wanted, digests = _wanted(config, folder)
+        missing = _missing(folder, wanted)
+        size = tokens * width * DTYPES[config.data.features.dtype].itemsize
+        _check_space(folder, wanted, missing, size)
+        if missing:
+            others = frozenset(path for path in shapes if not path.startswith("vision/"))
+            encoder = _Encoder(
+                model, all_parameters(config, model, groups, mesh, skip=others), mesh, config
+            )
+            _fill(folder, missing, encoder, frame, batch_sets * jax.device_count(), size)
+        note_images(folder, digests)
+    console().print(f"{folder} holds all {len(wanted):,} subsets")
+
+
+def _wanted(config, folder: Path) -> tuple[Wanted, dict[str, str]]:
+    """The images of every subset by its name; and the digest of every image."""
+    data = config.data
+    sources = load_sources(data.train, data.image_roots, data.on_bad_record)
+    keep_first: dict[tuple[str, ...], bool] = {}
+    for record in itertools.chain.from_iterable(source.records for source in sources):
+        is_action = record.action is not None
+        keep_first[record.images] = keep_first.get(record.images, False) or is_action
+    print(f"reading {sum(map(len, keep_first)):,} images to know them again", flush=True)
+    digests = image_digests(folder, (image for images in keep_first for image in images))
+    wanted: Wanted = {}
+    for images, first in keep_first.items():
+        for views in cached_subsets(data, images, first, digests):
+            shown = tuple(images[view] for view in views)
+            wanted[feature_name([digests[image] for image in shown])] = shown
+    console().print(
+        f"{len(keep_first):,} image sets, {len(wanted):,} different subsets of their views "
+        f"({sum(map(len, wanted.values())):,} views)"
+    )
+    return wanted, digests
+
+
+def _missing(folder: Path, wanted: Wanted) -> Wanted:
+    """What no whole shard holds; damaged ones are removed."""
+    for path in shard_files(folder):
+        try:
+            read_header(path)
+        except UserError as error:
+            print(f"removed: {str(error).partition(';')[0]}")
+            path.unlink()
+    for draft in folder.glob("*.draft"):
+        draft.unlink()
+    held = Shards(folder)
+    return {name: images for name, images in wanted.items() if name not in held}
+
+
+def _check_space(folder: Path, wanted: Wanted, missing: Wanted, size: int) -> None:
+    """Says how large the cache is and what is to do; raises a UserError where it does not fit."""
+    whole, rest = (size * sum(map(len, part.values())) for part in (wanted, missing))
+    free = shutil.disk_usage(folder).free
+    console().print(
+        f"size {_bytes(whole)}, of which {_bytes(whole - rest)} stand in {folder} and "
+        f"{_bytes(rest)} are to write ({_bytes(free)} are free)"
+    )
+    if rest * _SPARE > free:
+        raise UserError(
+            f"{folder} has {_bytes(free)} free, {_bytes(rest)} are needed: choose another "
+            "data.features.folder, or fewer data.features.variants"
+        )
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
+
+
+class _Encoder:
+    """VGGT on the devices; compiled anew for every number of views."""
+
+    def __init__(self, model, params: Params, mesh, config):
+        self.vision = model.vision
+        self._params = params
+        self._sharding = batch_sharding(mesh)
+        abstract = abstract_vlm(model).vision
+        dtype = DTYPES[config.data.features.dtype]
+
+        def encode(params: Params, images):
+            vision = load(abstract, unflatten(params)["vision"])
+            return features_of(vision, images, None).astype(dtype)
+
+        self._encode = jax.jit(encode)
+
+    def __call__(self, images: np.ndarray) -> jax.Array:
+        """Features `[N, C, F]` of images `uint8[N, V, H, W, 3]`, as soon as they are ready."""
+        return self._encode(self._params, jax.device_put(images, self._sharding))
+
+
+def _fill(
+    folder: Path,
+    missing: Wanted,
+    encoder: _Encoder,
+    frame: Framing,
+    batch_size: int,
+    size: int,
+) -> None:
+    """Encodes and writes the missing subsets, those with many views first."""
+    by_views: dict[int, list[str]] = {}
+    for name, images in missing.items():
+        by_views.setdefault(len(images), []).append(name)
+    batches = [
+        (names[start : start + batch_size], views)
+        for views, names in sorted(by_views.items(), reverse=True)
+        for start in range(0, len(names), batch_size)
+    ]
+    estimate = _Estimate(encoder.vision, frame, batches)
+    shard: dict[str, np.ndarray] = {}
+    held = 0
+    with ThreadPoolExecutor(_READERS) as pool:
+        read = _read_ahead(pool, missing, [names for names, _ in batches], frame, batch_size)
+        first = next(read)
+        console().print(f"compiling VGGT for {batches[0][1]} views")
+        features = encoder(first)
+        jax.block_until_ready(features)
+        estimate.time(lambda: jax.block_until_ready(encoder(first)))
+        console().print(
+            f"about {duration(estimate.seconds)} (h:mm:ss) to encode, besides compiling for "
+            f"{len(by_views)} number(s) of views; the same command goes on if it is stopped"
+        )
+        with progress("caching features", len(missing)) as advance:
+            for names, views in batches:
+                # The devices compute the next batch while this one is fetched and written.
+                following = next(read, None)
+                ahead = None if following is None else encoder(following)
+                for name, one in zip(names, jax.device_get(features), strict=False):
+                    shard[name] = one
+                held += len(names) * views * size
+                if held >= _SHARD_BYTES:
+                    write_shard(folder, shard)
+                    shard, held = {}, 0
+                advance(len(names))
+                features = ahead
+    if shard:
+        write_shard(folder, shard)
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor,
+    wanted: Mapping[str, Sequence[str]],
+    batches: Sequence[Sequence[str]],
+    frame: Framing,
+    batch_size: int,
+) -> Iterator[np.ndarray]:
+    """Images `uint8[N, V, H, W, 3]` of each batch, the next one being read meanwhile."""
+
+    def start(names: Sequence[str]) -> list:
+        return [[pool.submit(load_image, image, frame) for image in wanted[name]] for name in names]
+
+    started = start(batches[0])
+    for number in range(len(batches)):
+        running = started
+        started = start(batches[number + 1]) if number + 1 < len(batches) else []
+        images = np.stack([[one.result() for one in row] for row in running])
+        # The last batch of a number of views is filled up: nothing is compiled for a rest.
+        yield np.pad(images, [(0, batch_size - len(images))] + [(0, 0)] * 4)
+
+
+class _Estimate:
+    """How long the encoding will take, from one batch and the operations of all."""
+
+    def __init__(self, vision, frame: Framing, batches: Sequence[tuple[Sequence[str], int]]):
+        work = [vision.flops(views, frame.height, frame.width) for _, views in batches]
+        self._share = sum(work) / work[0]
+        self.seconds = 0.0
+
+    def time(self, encode_first) -> None:
+        """Times the first batch, compiled before."""
+        started = time.perf_counter()
+        encode_first()
+        self.seconds = (time.perf_counter() - started) * self._share
