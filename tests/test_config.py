@@ -76,7 +76,7 @@ def test_overrides_are_read_as_their_fields_types(file):
     [
         ("sead=3", "unknown configuration field 'sead': did you mean 'seed'"),
         ("data.num_view=3", "'data.num_view': did you mean 'num_views'"),
-        ("data.xyz=3", "'data.xyz': known are blind, "),
+        ("data.xyz=3", "'data.xyz': known are augment, "),
         ("dta.num_views=3", "'dta': did you mean 'data'"),
         ("seed.more=3", "'seed' has no fields"),
         ("data=3", "data is a group of fields"),

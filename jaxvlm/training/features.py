@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxvlm.console import console, duration, progress
 from jaxvlm.data.features.cache import (
@@ -26,7 +27,7 @@ from jaxvlm.data.pipeline import framing
 from jaxvlm.data.sources import load_sources
 from jaxvlm.errors import UserError
 from jaxvlm.models.tree import load
-from jaxvlm.models.vlm import abstract_vlm, features_of, vlm_config
+from jaxvlm.models.vlm import VLMConfig, abstract_vlm, features_of, vlm_config
 from jaxvlm.paths import unflatten
 from jaxvlm.training.mesh import batch_sharding, make_mesh
 from jaxvlm.training.parameters import assign_groups
@@ -65,13 +66,13 @@ def cache_features(config, batch_sets: int) -> None:
         begin_cache(folder, made_from(config, weights), tokens, width)
         wanted, digests = _wanted(config, folder)
         missing = _missing(folder, wanted)
-        size = tokens * width * DTYPES[config.data.features.dtype].itemsize
+        dtype = DTYPES[config.data.features.dtype]
+        size = tokens * width * dtype.itemsize
         _check_space(folder, wanted, missing, size)
         if missing:
             others = frozenset(path for path in shapes if not path.startswith("vision/"))
-            encoder = _Encoder(
-                model, all_parameters(config, model, groups, mesh, skip=others), mesh, config
-            )
+            params = all_parameters(config, model, groups, mesh, skip=others)
+            encoder = Encoder(model, params, mesh, dtype)
             _fill(folder, missing, encoder, frame, batch_sets * jax.device_count(), size)
         note_images(folder, digests)
     console().print(f"{folder} holds all {len(wanted):,} subsets")
@@ -136,15 +137,15 @@ def _bytes(count: float) -> str:
     return f"{count:.4g} TB"
 
 
-class _Encoder:
+class Encoder:
     """VGGT on the devices; compiled anew for every number of views."""
 
-    def __init__(self, model, params: Params, mesh, config):
+    def __init__(self, model: VLMConfig, params: Params, mesh: Mesh, dtype: np.dtype):
+        """Compiles nothing yet; `params` are VGGT's, `dtype` is that of the features."""
         self.vision = model.vision
         self._params = params
         self._sharding = batch_sharding(mesh)
         abstract = abstract_vlm(model).vision
-        dtype = DTYPES[config.data.features.dtype]
 
         def encode(params: Params, images):
             vision = load(abstract, unflatten(params)["vision"])
@@ -160,7 +161,7 @@ class _Encoder:
 def _fill(
     folder: Path,
     missing: Wanted,
-    encoder: _Encoder,
+    encoder: Encoder,
     frame: Framing,
     batch_size: int,
     size: int,

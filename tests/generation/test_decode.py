@@ -40,8 +40,10 @@ def prepared(answerer, asked, toy):
     for record in asked:
         sets.setdefault(record.images, record)
     views = {images: len(images) for images in sets}
-    parts = [answerer.reader(r, range(views[r.images])) for r in sets.values()]
-    visual = answerer.generator.encode({k: np.stack([p[k] for p in parts]) for k in parts[0]})
+    read = answerer.reader.empty(len(sets))
+    for place, record in enumerate(sets.values()):
+        answerer.reader.read(read, place, record, range(views[record.images]))
+    visual = answerer.generator.encode(read)
     samples = prompts(answerer, asked)
     made = [
         prompt(
