@@ -23,10 +23,8 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError(f"--batch_sets {flags.batch_sets}: expected at least 1")
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.training.features import cache_features
-    from jaxvlm.workdir import open_workdir
 
-    with open_workdir(config.data.features.folder, "data.features.folder"):
-        cache_features(config, flags.batch_sets)
+    cache_features(config, flags.batch_sets)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -25,9 +25,9 @@ def load_image(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Reads an image into the frame: scaled (bicubic), then cropped or padded white.
 
-    Transparency is laid over white; the EXIF orientation is applied. Only what is shown is
-    computed: scaling all of it and cropping then gives the same but for rounding, by two levels of
-    255 at most.
+    Transparency is laid over white; the EXIF orientation is applied. Only the columns that are
+    shown are computed: scaling all of it and cropping then gives the same but for one pixel in a
+    thousand, by two levels of 255 at most.
 
     Args:
       path: any file Pillow reads.
@@ -56,10 +56,15 @@ def _framed(image: Image.Image, placed: Placement, framing: Framing) -> Image.Im
     left, top = max(placed.left, 0), max(placed.top, 0)
     right = min(placed.left + framing.width, placed.width)
     bottom = min(placed.top + framing.height, placed.height)
-    shown, across, down = image, image.width / placed.width, image.height / placed.height
-    if image.size != (right - left, bottom - top) or (across, down) != (1, 1):
-        box = (left * across, top * down, right * across, bottom * down)
-        shown = image.resize((right - left, bottom - top), Image.Resampling.BICUBIC, box)
+    shown = image
+    if image.size != (placed.width, placed.height) or right - left < placed.width:
+        # Rows outside are scaled as well: for fewer of them Pillow goes through rows and columns in
+        # another order, which rounds every tenth pixel otherwise.
+        across = image.width / placed.width
+        box = (left * across, 0, right * across, image.height)
+        shown = image.resize((right - left, placed.height), Image.Resampling.BICUBIC, box)
+    if top > 0 or bottom < placed.height:
+        shown = shown.crop((0, top, shown.width, bottom))
     if shown.size == (framing.width, framing.height):
         return shown
     frame = Image.new("RGB", (framing.width, framing.height), "white")

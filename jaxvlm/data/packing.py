@@ -15,8 +15,9 @@ import numpy as np
 from jaxvlm.data.sequence import Sample
 from jaxvlm.data.views import Views
 
-# How full rows are meant to be; the rest lets samples of all lengths find a place.
-_FILL = 0.97
+# How full rows are meant to be; the rest lets samples of all lengths find a place. All are tried:
+# with fuller rows more samples find none, and these make rows of their own.
+_FILLS = (0.98, 0.965, 0.95)
 # How often all samples are placed anew, each set knowing where the others stand.
 _SWEEPS = 4
 
@@ -94,17 +95,49 @@ class Packer:
         waiting: dict[int, list[int]] = {}
         for index in drawn:
             waiting.setdefault(self._samples[index].set_id, []).append(index)
-        rows: list[list[Group]] = []
-        while waiting:
-            made, waiting = _Level(self, waiting, rng).rows()
-            rows += made
+        counts = {self._count(waiting, fill, rng) for fill in _FILLS}
+        rows = min((self._rows(waiting, count, rng) for count in sorted(counts)), key=len)
         return [rows[i] for i in rng.permutation(len(rows))]
+
+    def _rows(
+        self, waiting: Mapping[int, list[int]], count: int, rng: np.random.Generator
+    ) -> list[list[Group]]:
+        rows, left = _Level(self, waiting, count, rng).rows()
+        return rows + self._rows(left, self._count(left, _FILLS[-1], rng), rng) if left else rows
+
+    def _count(
+        self, waiting: Mapping[int, list[int]], fill: float, rng: np.random.Generator
+    ) -> int:
+        """How many rows samples need, filled to the share `fill` with tokens or labels."""
+        capacity = self._capacity
+        places = [-(-len(members) // capacity.questions_per_set) for members in waiting.values()]
+        sizes = [self._sizes[index] for members in waiting.values() for index in members]
+        # Which views will be shown is not known yet; those of one draw are as many on average.
+        visual = sum(
+            len(members) * self._visual[len(self._views(self._samples[members[0]], rng))]
+            for members in waiting.values()
+        )
+        tokens = visual + sum(text for text, _ in sizes)
+        labels = sum(count for _, count in sizes)
+        return max(
+            int(np.ceil(tokens / (fill * capacity.tokens))),
+            int(np.ceil(labels / (fill * capacity.labels))),
+            -(-sum(places) // capacity.sets),
+            max(places),
+        )
 
 
 class _Level:
     """Rows that are filled side by side."""
 
-    def __init__(self, packer: Packer, waiting: Mapping[int, list[int]], rng: np.random.Generator):
+    def __init__(
+        self,
+        packer: Packer,
+        waiting: Mapping[int, list[int]],
+        count: int,
+        rng: np.random.Generator,
+    ):
+        self._count = count
         self._packer = packer
         self._capacity = packer._capacity
         self._waiting = waiting
@@ -145,19 +178,9 @@ class _Level:
         return [row for row in rows if row], left
 
     def _shares(self) -> dict[int, int]:
-        """How many rows each image set is given; sets `_count`, the number of rows."""
-        capacity, sizes = self._capacity, self._packer._sizes
-        each = capacity.questions_per_set
+        """How many rows each image set is given."""
+        each = self._capacity.questions_per_set
         shares = {s: -(-len(members) // each) for s, members in self._waiting.items()}
-        visual = {s: self._packer._visual[len(self._draw(s))] for s in self._waiting}
-        tokens = sum(sizes[i][0] + visual[s] for s, m in self._waiting.items() for i in m)
-        labels = sum(sizes[i][1] for members in self._waiting.values() for i in members)
-        self._count = max(
-            int(np.ceil(tokens / (_FILL * capacity.tokens))),
-            int(np.ceil(labels / (_FILL * capacity.labels))),
-            -(-sum(shares.values()) // capacity.sets),
-            max(shares.values()),
-        )
         self._give_spare_places(shares)
         return shares
 

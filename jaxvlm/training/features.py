@@ -33,7 +33,9 @@ from jaxvlm.training.mesh import batch_sharding, make_mesh
 from jaxvlm.training.parameters import assign_groups
 from jaxvlm.training.setup import all_parameters, vision_identity
 from jaxvlm.training.state import Params, abstract_parameters
+from jaxvlm.workdir import open_workdir
 
+_FIELD = "data.features.folder"
 # A shard is collected in memory before it is written.
 _SHARD_BYTES = 512 * 2**20
 # What a file system needs besides the features.
@@ -53,9 +55,8 @@ def cache_features(config, batch_sets: int) -> None:
     Raises:
       UserError: anything wrong with what the user gave, or a disk too small, before the first set.
     """
-    folder = Path(config.data.features.folder)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    with jax.set_mesh(mesh):
+    with open_workdir(config.data.features.folder, _FIELD) as folder, jax.set_mesh(mesh):
         model = vlm_config(config.model)
         shapes = abstract_parameters(model)
         groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
@@ -125,7 +126,7 @@ def _check_space(folder: Path, wanted: Wanted, missing: Wanted, size: int) -> No
     if rest * _SPARE > free:
         raise UserError(
             f"{folder} has {_bytes(free)} free, {_bytes(rest)} are needed: choose another "
-            "data.features.folder, or fewer data.features.variants"
+            f"{_FIELD}, or fewer data.features.variants"
         )
 
 

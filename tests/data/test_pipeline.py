@@ -1,12 +1,16 @@
 """The pipeline: the same rows from any start, for any number of processes, threads and workers."""
 
+import dataclasses
 import itertools
 import json
+import shutil
 import subprocess
 import sys
+import time
 
 import hypothesis.strategies as st
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 
@@ -56,25 +60,68 @@ def test_batches_are_the_plans_rows_in_order(rows, whole):
             same([{name: value[place : place + 1] for name, value in batch.items()}], [row])
 
 
-@settings(max_examples=6, deadline=None)
-@given(st.integers(0, ROWS // 4))
-def test_a_resumed_run_reads_on_where_it_stopped(rows, whole, done):
-    same(batches(rows, 4, first_row=4 * done), whole[done:])
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, ROWS // 4), st.sampled_from([1, 2, 4]), st.integers(1, 2))
+def test_a_resumed_run_reads_on_where_it_stopped(rows, whole, done, processes, fewer):
+    """Stopped anywhere, and continued by any number of processes with batches of any size."""
+    size = 4 // fewer
+    if size % processes:
+        return
+    slices = [
+        batches(rows, size, first_row=4 * done, process=p, processes=processes)
+        for p in range(processes)
+    ]
+    read = [joined(parts) for parts in zip(*slices, strict=True)]
+    read = [joined(read[i : i + fewer]) for i in range(0, len(read), fewer)]
+    same(read, whole[done:])
+
+
+def joined(parts) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_a_global_batch(rows, whole, processes):
     slices = [batches(rows, 4, process=p, processes=processes) for p in range(processes)]
-    joined = (
-        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        for parts in zip(*slices, strict=True)
-    )
-    same(joined, whole)
+    same((joined(parts) for parts in zip(*slices, strict=True)), whole)
 
 
 def test_a_run_may_go_on_with_another_number_of_processes(rows, whole):
     second = list(batches(rows, 4, first_row=8, process=1, processes=2))
     same(second, [{name: value[2:] for name, value in batch.items()} for batch in whole[2:]])
+
+
+RESUMED = """
+import sys
+import numpy as np
+from jaxvlm.config import load
+from jaxvlm.data.pipeline import batches, training_rows
+
+if __name__ == "__main__":
+    rows = training_rows(load(sys.argv[1]), 24)
+    whole = list(batches(rows, 4))
+    for before, after, stop in ((0, 1, 3), (1, 2, 2), (2, 0, 5), (2, 1, 1), (1, 1, 4), (0, 2, 0)):
+        first = batches(rows, 4, num_workers=before)
+        read = [next(first) for _ in range(stop)]
+        first.close()
+        rest = batches(rows, 4, first_row=4 * stop, num_workers=after)
+        read += list(rest)
+        rest.close()
+        assert len(read) == len(whole) == 6, (before, after, stop)
+        for one, other in zip(read, whole):
+            for name in other:
+                np.testing.assert_array_equal(one[name], other[name])
+    print("equal")
+"""
+
+
+@pytest.mark.slow
+def test_worker_counts_may_change_between_stop_and_resume(scenes_file, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(small(scenes_file).to_dict()))
+    (tmp_path / "resumed.py").write_text(RESUMED)
+    command = [sys.executable, str(tmp_path / "resumed.py"), str(tmp_path / "config.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.stdout.strip().endswith("equal"), done.stderr[-2000:]
 
 
 WORKERS = """
@@ -181,3 +228,118 @@ def test_views_that_are_never_shown_are_counted(scenes_file, capsys):
     assert "have more than data.num_views=2 images" in capsys.readouterr().out
     training_rows(small(scenes_file, num_views=3), 1)
     assert "num_views" not in capsys.readouterr().out
+
+
+def test_rows_of_one_sample_are_padded_to_a_bucket(scenes_file):
+    rows = training_rows(small(scenes_file, pack=False), 13)
+    assert rows.plan.rows_in_epoch(0) == 13 == len(rows.builder.samples)
+    shapes = set()
+    for batch in batches(rows, 2):
+        length, labels = batch["tokens"].shape[1], batch["labels"].shape[1]
+        longest = (batch["segment_ids"] > 0).sum(1).max()
+        assert batch["segment_ids"].max() == 1 and batch["view_counts"].shape[1] == 1
+        assert longest <= length < longest + 64 and (length % 64 == 0 or length == 150)
+        assert labels % 16 == 0 or labels == 20
+        shapes.add(length)
+    assert len(shapes) > 0
+
+
+def test_processes_agree_on_the_length_of_rows_that_are_not_packed(scenes_file):
+    config = small(scenes_file, pack=False)
+    rows = training_rows(config, 12)
+    rows = dataclasses.replace(rows, plan=rows.plan)
+    slices = [batches(rows, 4, process=p, processes=4) for p in range(4)]
+    for parts in zip(*slices, strict=True):
+        assert len({part["tokens"].shape for part in parts}) == 1
+
+
+@pytest.fixture
+def own_images(scenes_file, tmp_path):
+    """A copy of the record file and its images, to be taken away."""
+    shutil.copytree(scenes_file.parent, tmp_path / "own")
+    return tmp_path / "own" / scenes_file.name
+
+
+def test_an_image_that_vanishes_stops_the_stream_or_leaves_its_samples_out(own_images, capfd):
+    strict, skipping = (
+        training_rows(small(own_images, on_bad_record=policy), ROWS) for policy in ("error", "skip")
+    )
+    whole = list(batches(skipping, 4))
+    (own_images.parent / "scene3_0.png").unlink()
+    with pytest.raises(UserError, match=r"records.jsonl:\d+: .*scene3_0.png' cannot be read"):
+        list(batches(strict, 4))
+    read = list(batches(skipping, 4))
+    assert "scene3_0.png" in capfd.readouterr().err
+    samples, records = skipping.builder.samples, skipping.builder.records
+    for index in range(ROWS):
+        one, before = (
+            {name: value[index % 4] for name, value in batches[index // 4].items()}
+            for batches in (read, whole)
+        )
+        groups = skipping.plan.row(index)
+        scenes = [records[samples[group.samples[0]].record].scene_id for group in groups]
+        gone = [scene == "scene3" for scene in scenes]
+        lost = sum(len(g.samples) for g, away in zip(groups, gone, strict=True) if away)
+        assert one["lost"] == lost and before["lost"] == 0
+        np.testing.assert_array_equal(one["tokens"], before["tokens"])
+        labels = [np.count_nonzero(row["label_weights"]) for row in (one, before)]
+        assert (labels[0] < labels[1]) == any(gone)
+        for number, away in enumerate(gone):
+            shown = (one["images"][number], one["view_counts"][number])
+            if away:
+                assert not shown[0].any() and shown[1] == 0
+            else:
+                np.testing.assert_array_equal(shown[0], before["images"][number])
+
+
+def test_changes_of_images_are_the_same_after_a_stop(scenes_file):
+    config = small(scenes_file)
+    config.data.augment.update({"color_jitter": 0.4, "random_crop": 0.3})
+    plain, changed, again = (
+        list(batches(training_rows(c, ROWS), 4)) for c in (small(scenes_file), config, config)
+    )
+    same(changed, again)
+    same(changed[3:], batches(training_rows(config, ROWS), 4, first_row=12))
+    assert any((a["images"] != b["images"]).any() for a, b in zip(plain, changed, strict=True))
+
+
+def test_how_full_rows_are(rows):
+    usage = rows.usage()
+    assert usage.samples == 13 and usage.rows == rows.plan.rows_in_epoch(0)
+    batch = rows.batch(0, usage.rows)
+    # Samples without geometry have fewer tokens than are reckoned with.
+    assert 0 <= usage.tokens - (batch["segment_ids"] > 0).mean() < 0.1
+    assert usage.sets == (batch["view_counts"] > 0).mean()
+    assert usage.views == batch["view_counts"].sum() / (batch["view_counts"] > 0).sum() / 3
+
+
+def test_a_worker_ends_with_its_parent(scenes_file, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(small(scenes_file).to_dict()))
+    program = """
+import os, signal, sys
+import psutil
+from jaxvlm.config import load
+from jaxvlm.data.pipeline import batches, training_rows
+
+if __name__ == "__main__":
+    read = batches(training_rows(load(sys.argv[1]), 400), 4, num_workers=1)
+    next(read)
+    print(*[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    (tmp_path / "killed.py").write_text(program)
+    command = [sys.executable, str(tmp_path / "killed.py"), str(tmp_path / "config.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    children = [int(pid) for pid in done.stdout.split()]
+    assert children, done.stderr[-2000:]
+    deadline = time.monotonic() + 30
+    while any(psutil.pid_exists(pid) for pid in children):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.1)
+
+
+def test_no_room_for_the_visual_tokens_is_said(scenes_file):
+    config = small(scenes_file)
+    config.model.projector.num_latents = 128
+    with pytest.raises(UserError, match=r"131 visual tokens leave no room.*text.max_length=100"):
+        training_rows(config, 4)

@@ -67,10 +67,13 @@ def test_every_sample_stands_in_one_place_and_rows_hold_what_they_can(sizes, cap
         for group in row:
             assert 1 <= len(group.samples) <= capacity.questions_per_set
             assert len({items[i].set_id for i in group.samples}) == 1
+            assert len(set(group.samples)) == len(group.samples)
             assert list(group.views) == sorted(set(group.views)) and group.views
             length += sum(items[i].length(LATENTS + len(group.views)) for i in group.samples)
             labels += sum(len(items[i].answer) for i in group.samples)
         assert length <= capacity.tokens and labels <= capacity.labels
+        # An image set is encoded once a row.
+        assert len({items[group.samples[0]].set_id for group in row}) == len(row)
 
 
 def test_questions_of_a_set_share_its_encoding():
@@ -79,13 +82,69 @@ def test_questions_of_a_set_share_its_encoding():
     assert len(rows) == 10 and all(len(row[0].samples) == 4 for row in rows)
 
 
-def test_rows_are_well_filled():
+@pytest.mark.parametrize(
+    ("per_set", "sets", "questions"),
+    [(40, 3, 10), (40, 4, 8), (9, 4, 10), (1, 30, 1), (200, 3, 12), (27, 3, 10)],
+)
+def test_rows_are_well_filled(per_set, sets, questions):
+    """Where places for image sets allow it, rows are evenly full, and hardly one is left over."""
     rng = np.random.default_rng(0)
-    items = samples([(int(n), 2, i) for i, n in enumerate(rng.integers(5, 40, 400))])
-    capacity = Capacity(200, 20, 100, 1)
-    rows = epoch_rows(plan(items, capacity=capacity, dropout=0.0), 1)
-    used = sum(item.length(LATENTS + 3) for item in items)
-    assert used / (200 * len(rows)) > 0.9
+    items = samples([(int(n), 2, i // per_set) for i, n in enumerate(rng.integers(145, 190, 4000))])
+    made = plan(items, capacity=Capacity(4096, sets, 200, questions), dropout=0.0)
+    fill = [sum(made.size(group)[0] for group in row) / 4096 for row in epoch_rows(made, 1)]
+    assert np.mean(fill) > 0.95
+    assert np.quantile(fill, 0.03) > 0.9
+
+
+def test_places_for_image_sets_bind_where_sets_are_small():
+    """Sets of one question each: all places are taken, and no more rows made than they need."""
+    items = samples([(5, 2, i) for i in range(400)])
+    rows = epoch_rows(plan(items, capacity=Capacity(800, 4, 100, 8)), 1)
+    assert len(rows) == 100 and all(len(row) == 4 for row in rows)
+
+
+def test_labels_bind_where_answers_are_long():
+    items = samples([(5, 9, i // 10) for i in range(400)])
+    made = plan(items, capacity=Capacity(8000, 10, 90, 10))
+    labels = [sum(made.size(group)[1] for group in row) for row in epoch_rows(made, 1)]
+    assert max(labels) <= 90 and np.mean(labels) > 80
+
+
+def test_a_mixture_holds_over_many_draws():
+    sizes = [(5, 2, i // 5) for i in range(700)]
+    made = plan(samples(sizes), [(0.7, range(300)), (0.3, range(300, 700))])
+    counts = drawn(epoch_rows(made, 29))
+    total = counts.total()
+    assert total > 20_000
+    assert abs(sum(counts[i] for i in range(300)) / total - 0.7) < 0.01
+    for part in (range(300), range(300, 700)):
+        # Each sample of a source comes once in every pass over it.
+        assert max(counts[i] for i in part) - min(counts[i] for i in part) <= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.floats(0.05, 5)), min_size=1, max_size=4),
+    st.integers(0, 99),
+)
+def test_every_sample_of_a_source_comes_once_a_pass(sources, seed):
+    starts = np.cumsum([0] + [count for count, _ in sources]).tolist()
+    parts = [(w, range(a, a + n)) for a, (n, w) in zip(starts, sources, strict=False)]
+    made = plan(samples([(4, 2, i // 3) for i in range(starts[-1])]), parts, seed=seed)
+    for epochs in (1, 3):
+        counts = drawn(epoch_rows(made, epochs))
+        for _, part in parts:
+            assert max(counts[i] for i in part) - min(counts[i] for i in part) <= 1
+
+
+def test_a_single_image_set_still_makes_rows():
+    rows = epoch_rows(plan(samples([(5, 1, 0) for _ in range(50)])), 1)
+    assert all(len(row) == 1 and len(row[0].samples) <= 4 for row in rows)
+
+
+def test_groups_are_changed_each_by_a_seed_of_its_own(items):
+    groups = [group for row in epoch_rows(plan(items), 2) for group in row]
+    assert len({group.seed for group in groups}) > 0.95 * len(groups)
 
 
 @pytest.fixture(scope="module")
