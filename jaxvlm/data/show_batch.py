@@ -56,9 +56,9 @@ class BatchView:
             (name, str(list(v.shape)), v.dtype.name, f"{v.nbytes / 1e6:.3f}")
             for name, v in self._batch.items()
         ]
-        print_table(
-            f"Batch {self._number} of {self._config.data.train[0]['path']}", columns, arrays
-        )
+        paths = ", ".join(source["path"] for source in self._config.data.train)
+        print(f"batch {self._number} of {paths}")
+        print_table("What the model gets", columns, arrays)
         for row in range(len(self._groups)):
             print("\n".join(self._row_lines(row)))
 

@@ -323,3 +323,20 @@ def test_instructions_with_two_answers_are_warned_of(folder):
     rows = [{k: v for k, v in entry(x).items() if v is not None} for x in (0, 1, 0)]
     findings = audit_file(RecordFile(write(folder / "r.jsonl", *rows)), [], True)
     assert findings.counts() == {"instruction-conflict": 1, "duplicate-row": 1}
+
+
+def test_a_good_record_stays_where_the_equal_one_before_it_is_bad(folder):
+    """Skipping bad records keeps one of equal ones, as mending the file does."""
+    path = folder / "r.jsonl"
+    good = {"images": ["a.png"], "question": "What?", "answer": "bed", "scene_id": "s"}
+    bad = {**good, "images": ["gone.png"]}
+    path.write_text("\n".join(json.dumps(line) for line in (bad, good, good, bad, good)))
+    findings = audit_file(RecordFile(path), [str(folder)], True)
+    assert findings.counts()["duplicate-row"] == 4
+    assert {i: p.check for i, p in findings.bad().items()} == {
+        0: "image-missing",
+        2: "duplicate-row",
+        3: "duplicate-row",
+        4: "duplicate-row",
+    }
+    assert len(load_sources([{"path": str(path)}], [str(folder)], "skip")[0].records) == 1

@@ -6,10 +6,17 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from transformers import AutoTokenizer
 
+from jaxvlm.config import default
+from jaxvlm.data.audit.files import audit_file
+from jaxvlm.data.packing import Capacity
+from jaxvlm.data.plan import Plan
 from jaxvlm.data.record import parse_record
+from jaxvlm.data.records import RecordFile
 from jaxvlm.data.sequence import prompt, tokenize
 from jaxvlm.data.tokenizer import Tokenizer, load_tokenizer
+from jaxvlm.data.views import Views
 from jaxvlm.errors import UserError
 
 VISUAL = 10
@@ -165,3 +172,73 @@ def test_tokenizers_that_cannot_be_used(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(plain))
     with pytest.raises(UserError, match=r"has no token '<\|im_end\|>'"):
         Tokenizer(str(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def real_questions(shared) -> dict[str, list]:
+    """Real SQA3D questions: the original's test split as the audit leaves it, and official ones.
+
+    The official ones are shown eight views with poses each.
+    """
+    split = RecordFile(shared / "samples" / "original" / "sqa3d_test_split.jsonl")
+    findings = audit_file(split, ["."], False)
+    bad = findings.bad()
+    folder = shared / "samples" / "sqa3d"
+    name = "v1_balanced_{}_test_scannetv2.sample.json"
+    questions = json.loads((folder / name.format("questions")).read_text())["questions"]
+    annotations = json.loads((folder / name.format("sqa_annotations")).read_text())["annotations"]
+    answers = {a["question_id"]: a["answers"][0]["answer"] for a in annotations}
+    poses = {"R": [[1, 0, 0, 0, 1, 0, 0, 0, 1]] * 8, "t": [[0, 0, 0]] * 8}
+    official = [
+        parse_record(
+            {
+                "images": [f"{q['scene_id']}_{view}.jpg" for view in range(8)],
+                "question": q["question"],
+                "situation": q["situation"],
+                "answer": answers[q["question_id"]],
+                "geom_token": poses,
+            },
+            str(q["question_id"]),
+        )
+        for q in questions
+    ]
+    original = [split[index] for index in range(len(split)) if index not in bad]
+    return {"original": original, "official": official}
+
+
+def test_real_questions_are_the_parts_as_transformers_has_them(shared, real_questions):
+    folder = str(shared / "tokenizer" / "qwen3")
+    tokenizer, reference = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    records = real_questions["original"] + real_questions["official"]
+    assert len(records) == 3169 + 386
+    samples, shortened = tokenize(records, tokenizer, "plain", 512, 136)
+    assert shortened == 0
+    end = reference.convert_tokens_to_ids("<|im_end|>")
+    for record, sample in zip(records, samples, strict=True):
+        before = reference(f"{record.situation} {record.question}\n", add_special_tokens=False)
+        after = reference("\n", add_special_tokens=False)
+        answer = reference(record.answer, add_special_tokens=False)
+        assert sample.before.tolist() == before["input_ids"]
+        assert sample.after.tolist() == after["input_ids"]
+        assert sample.answer.tolist() == [*answer["input_ids"], end]
+
+
+@pytest.mark.parametrize("name", ["original", "official"])
+def test_rows_of_real_questions_are_real_tokens(shared, real_questions, name):
+    tokenizer = load_tokenizer(str(shared / "tokenizer" / "qwen3"))
+    data = default().data
+    samples, _ = tokenize(real_questions[name], tokenizer, "plain", 512, 136)
+    capacity = Capacity(data.row_length, data.row_sets, data.row_labels, data.questions_per_set)
+    geometry = real_questions[name][0].geometry is not None
+    for seed in range(3):
+        plan = Plan(
+            samples,
+            [(1.0, range(len(samples)))],
+            capacity,
+            lambda views: 128 + (views if geometry else 0),
+            Views(8, 0.3),
+            seed,
+        )
+        rows = [plan.row(index) for index in range(plan.rows_in_epoch(0))]
+        used = sum(plan.size(group)[0] for row in rows for group in row)
+        assert used / (len(rows) * 4096) >= 0.95

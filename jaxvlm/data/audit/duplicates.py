@@ -69,6 +69,7 @@ class Rows:
         own = record.question_id and record.question_id != first.question_id
         text = f"says the same as line {_line(findings, before)}"
         findings.add(index, "duplicate-row", text, WARNING if own else ERROR)
+        findings.same[index] = before
 
 
 def _earlier(values: np.ndarray) -> dict[int, int]:

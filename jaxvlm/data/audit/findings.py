@@ -20,6 +20,7 @@ class Findings:
       tasks: how many records each task has.
       images: of each image path that was looked at: size in bytes and time of change (None where
         it does not exist), to know later whether it is still the same.
+      same: of each record that says the same as one before, the index of the first that does.
     """
 
     file: RecordFile
@@ -29,19 +30,27 @@ class Findings:
     scenes: dict[str, int]
     tasks: Counter[str]
     images: dict[str, tuple[int, int] | None]
+    same: dict[int, int] = dataclasses.field(default_factory=dict)
 
     def counts(self) -> Counter:
         """Findings of each check."""
         return Counter(p.check for found in self.problems.values() for p in found)
 
     def bad(self) -> dict[int, Problem]:
-        """The first error of each record that has one."""
-        first = {
-            index: next((p for p in found if p.level == ERROR), None)
-            for index, found in self.problems.items()
-            if index >= 0
-        }
-        return {index: problem for index, problem in sorted(first.items()) if problem}
+        """The first error of each record that has one, but of equal records one good one stays."""
+        bad: dict[int, Problem] = {}
+        again: dict[int, Problem] = {}
+        for index, found in self.problems.items():
+            errors = [p for p in found if p.level == ERROR]
+            if index >= 0 and errors:
+                only = all(p.check == "duplicate-row" for p in errors)
+                (again if only else bad)[index] = errors[0]
+        stands = {self.same[index] for index in again} - bad.keys()
+        for index, problem in sorted(again.items()):
+            if self.same[index] in stands:
+                bad[index] = problem
+            stands.add(self.same[index])
+        return dict(sorted(bad.items()))
 
     def add(self, index: int, check: str, text: str, level: str = ERROR) -> None:
         """Adds a finding about a record."""

@@ -16,7 +16,7 @@ from jaxvlm.data.records import RecordFile
 from jaxvlm.files import cache_folder, write_text
 
 # Raised whenever a check changes.
-VERSION = 1
+VERSION = 2
 _READERS = 16
 
 
