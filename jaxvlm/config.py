@@ -112,7 +112,8 @@ def default() -> ConfigDict:
                 "row_sets": 3,
                 "row_labels": 256,
                 "questions_per_set": 10,
-                # Worker processes that read images; 0 reads in threads.
+                # Worker processes that read images; 0 reads in threads. Cached features are always
+                # read in threads: nothing is computed, and processes would copy them once more.
                 "num_workers": 4,
             },
             # Ordered (regular expression, group): the first that matches a parameter's path

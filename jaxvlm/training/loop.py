@@ -177,7 +177,7 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
         run.rows,
         run.rows_per_batch,
         first * run.rows_per_update,
-        config.data.num_workers,
+        0 if config.data.features.folder else config.data.num_workers,
         jax.process_index(),
         jax.process_count(),
     )

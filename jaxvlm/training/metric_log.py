@@ -35,6 +35,7 @@ class MetricLog:
             f"lr×{metrics['schedule']:.3f}  grad {metrics['gradient_norm']:.2f}  "
             f"{metrics['updates_per_second']:.2f} updates/s  "
             f"input wait {metrics['input_wait']:.1%}  ETA {eta}"
+            + (f"  {metrics['lost_samples']:,} samples left out" if metrics["lost_samples"] else "")
         )
 
     def close(self) -> None:

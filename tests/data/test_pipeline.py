@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from hypothesis import given, settings
+from PIL import Image
 
 from jaxvlm.config import default
 from jaxvlm.data.pipeline import Rows, batches, training_rows, visual_layout
@@ -343,3 +344,30 @@ def test_no_room_for_the_visual_tokens_is_said(scenes_file):
     config.model.projector.num_latents = 128
     with pytest.raises(UserError, match=r"131 visual tokens leave no room.*text.max_length=100"):
         training_rows(config, 4)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_records_stream_through_in_flat_memory(tmp_path):
+    """Ten questions about each of 10,000 scenes of eight views; what grows is not by the record."""
+    rng = np.random.default_rng(0)
+    for image in range(64):
+        Image.new("RGB", (28, 28), (4 * image, 100, 100)).save(tmp_path / f"{image}.png")
+    with (tmp_path / "large.jsonl").open("w") as file:
+        for scene in range(10_000):
+            images = [f"{image}.png" for image in rng.permutation(64)[:8]]
+            for question in range(10):
+                line = {"images": images, "question": f"What is {question}?", "answer": "red"}
+                file.write(json.dumps({**line, "scene_id": f"scene{scene}"}) + "\n")
+    config = small(tmp_path / "large.jsonl", num_views=8, row_length=600, row_sets=3, pack=True)
+    config.data.row_labels = 100
+    process = psutil.Process()
+    rows = training_rows(config, 10**6)
+    count = rows.plan.rows_in_epoch(0)
+    samples, memory = 0, []
+    stream = batches(dataclasses.replace(rows, count=count), 1)
+    for number, batch in enumerate(stream):
+        samples += batch["segment_ids"].max()
+        if number % (count // 10) == count // 10 - 1:
+            memory.append(process.memory_info().rss / 2**20)
+    assert samples == 100_000
+    assert max(memory) - memory[0] < 30, memory

@@ -61,8 +61,8 @@ def made_from(config, weights: str | None) -> dict[str, object]:
       weights: what VGGT's weights are; None where that is not asked.
     """
     vision = {f"model.vision.{k}": v for k, v in config.model.vision.items() if k != "weights"}
-    fields = ("image_size", "image_height", "resize", "jpeg_draft")
-    framing = {f"data.{name}": config.data[name] for name in fields}
+    framing = {f"data.{name}": config.data[name] for name in ("image_size", "resize", "jpeg_draft")}
+    framing["data.image_height"] = config.data.image_height or config.data.image_size
     dtype = {"data.features.dtype": config.data.features.dtype}
     known = {} if weights is None else {"the weights of VGGT": weights}
     return {**framing, "precision": config.precision, **dtype, **vision, **known}
