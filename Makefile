@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PY := $(VENV)/bin/python
 RUN := runs/demo
+FEATURES := --config.data.features.folder=$(RUN)/features --config.data.features.dtype=float32
 
 # glibc hands large blocks back to the system after every update; keeping them saves a fifth of the
 # demo's time.
@@ -15,7 +16,8 @@ demo: export MALLOC_TOP_PAD_ = 67108864
 
 demo: $(VENV)/.run
 	$(PY) -m jaxvlm.rooms --output $(RUN)/rooms
-	$(PY) -m jaxvlm.train --config configs/demo.py --workdir $(RUN)
+	$(PY) -m jaxvlm.cache_features --config configs/demo.py $(FEATURES)
+	$(PY) -m jaxvlm.train --config configs/demo.py --workdir $(RUN) $(FEATURES)
 	$(PY) -m jaxvlm.evaluate --checkpoint $(RUN) --split test --output $(RUN)/evaluation
 
 test: $(VENV)/.test

@@ -15,7 +15,6 @@ _AT_LEAST = {
     "data.image_height": 0,
     "data.num_views": 1,
     "data.features.variants": 1,
-    "data.augment.color_jitter": 0,
     "data.row_length": 8,
     "data.row_sets": 1,
     "data.row_labels": 1,
@@ -34,7 +33,12 @@ _AT_LEAST = {
     "optimizer.gradient_clip": 1e-12,
     "optimizer.weight_decay": 0,
 }
-_FRACTIONS = ("data.view_dropout", "optimizer.warmup_ratio", "optimizer.final_ratio")
+_FRACTIONS = (
+    "data.view_dropout",
+    "data.augment.color_jitter",
+    "optimizer.warmup_ratio",
+    "optimizer.final_ratio",
+)
 _BELOW_ONE = ("optimizer.b1", "optimizer.b2", "data.augment.random_crop")
 _CHOICES = {
     "precision": ("bfloat16", "float32"),

@@ -8,6 +8,7 @@ filled alike and none is left half empty, as with packing one row after the othe
 
 import dataclasses
 import heapq
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -65,7 +66,12 @@ class _Part:
 
 
 class Packer:
-    """Packs samples into rows."""
+    """Packs samples into rows.
+
+    Attributes:
+      samples, capacity, visual, views: as given.
+      sizes: tokens without visual ones, and labels, of every sample.
+    """
 
     def __init__(
         self, samples: Sequence[Sample], capacity: Capacity, visual: Sequence[int], views: Views
@@ -78,23 +84,23 @@ class Packer:
           visual: visual tokens of a sample by the number of its kept views.
           views: chooses the views of an image set.
         """
-        self._samples = samples
-        self._sizes = [(sample.length(0), len(sample.answer)) for sample in samples]
-        self._capacity = capacity
-        self._visual = visual
-        self._views = views
+        self.samples = samples
+        self.sizes = [(sample.length(0), len(sample.answer)) for sample in samples]
+        self.capacity = capacity
+        self.visual = visual
+        self.views = views
 
     def size(self, group: Group) -> tuple[int, int]:
         """Tokens and labels that a group takes."""
-        sizes = [self._sizes[index] for index in group.samples]
-        visual = len(sizes) * self._visual[len(group.views)]
+        sizes = [self.sizes[index] for index in group.samples]
+        visual = len(sizes) * self.visual[len(group.views)]
         return visual + sum(text for text, _ in sizes), sum(labels for _, labels in sizes)
 
     def pack(self, drawn: Sequence[int], rng: np.random.Generator) -> list[list[Group]]:
         """Rows that hold every drawn sample once for each time it was drawn, in random order."""
         waiting: dict[int, list[int]] = {}
         for index in drawn:
-            waiting.setdefault(self._samples[index].set_id, []).append(index)
+            waiting.setdefault(self.samples[index].set_id, []).append(index)
         counts = {self._count(waiting, fill, rng) for fill in _FILLS}
         rows = min((self._rows(waiting, count, rng) for count in sorted(counts)), key=len)
         return [rows[i] for i in rng.permutation(len(rows))]
@@ -103,18 +109,27 @@ class Packer:
         self, waiting: Mapping[int, list[int]], count: int, rng: np.random.Generator
     ) -> list[list[Group]]:
         rows, left = _Level(self, waiting, count, rng).rows()
-        return rows + self._rows(left, self._count(left, _FILLS[-1], rng), rng) if left else rows
+        while left:
+            more, left = _Level(self, left, self._count(left, _FILLS[-1], rng), rng).rows()
+            rows += more
+        return rows
+
+    def places(self, members: Sequence[int]) -> int:
+        """In how many rows an image set must stand for all of its samples."""
+        # A sample that was drawn twice stands in two rows.
+        often = max(Counter(members).values())
+        return max(-(-len(members) // self.capacity.questions_per_set), often)
 
     def _count(
         self, waiting: Mapping[int, list[int]], fill: float, rng: np.random.Generator
     ) -> int:
         """How many rows samples need, filled to the share `fill` with tokens or labels."""
-        capacity = self._capacity
-        places = [-(-len(members) // capacity.questions_per_set) for members in waiting.values()]
-        sizes = [self._sizes[index] for members in waiting.values() for index in members]
+        capacity = self.capacity
+        places = [self.places(members) for members in waiting.values()]
+        sizes = [self.sizes[index] for members in waiting.values() for index in members]
         # Which views will be shown is not known yet; those of one draw are as many on average.
         visual = sum(
-            len(members) * self._visual[len(self._views(self._samples[members[0]], rng))]
+            len(members) * self.visual[len(self.views(self.samples[members[0]], rng))]
             for members in waiting.values()
         )
         tokens = visual + sum(text for text, _ in sizes)
@@ -139,12 +154,12 @@ class _Level:
     ):
         self._count = count
         self._packer = packer
-        self._capacity = packer._capacity
+        self._capacity = packer.capacity
         self._waiting = waiting
         self._rng = rng
         # Longest first: the short ones even out.
         self._order = {
-            set_id: sorted(members, key=lambda index: -packer._sizes[index][0])
+            set_id: sorted(members, key=lambda index: -packer.sizes[index][0])
             for set_id, members in waiting.items()
         }
         shares = self._shares()
@@ -179,8 +194,7 @@ class _Level:
 
     def _shares(self) -> dict[int, int]:
         """How many rows each image set is given."""
-        each = self._capacity.questions_per_set
-        shares = {s: -(-len(members) // each) for s, members in self._waiting.items()}
+        shares = {s: self._packer.places(members) for s, members in self._waiting.items()}
         self._give_spare_places(shares)
         return shares
 
@@ -200,8 +214,8 @@ class _Level:
                 heapq.heappush(growing, (key, set_id))
 
     def _draw(self, set_id: int) -> tuple[int, ...]:
-        sample = self._packer._samples[self._waiting[set_id][0]]
-        return tuple(self._packer._views(sample, self._rng))
+        sample = self._packer.samples[self._waiting[set_id][0]]
+        return tuple(self._packer.views(sample, self._rng))
 
     def _places(self, set_id: int, count: int) -> list[_Part]:
         """The set's places, in the rows that hold least."""
@@ -217,9 +231,9 @@ class _Level:
     def _spread(self, set_id: int) -> None:
         """Puts each of the set's samples into the emptiest of its rows that can hold it."""
         capacity, parts = self._capacity, self._parts[set_id]
-        visual = [self._packer._visual[len(part.views)] for part in parts]
+        visual = [self._packer.visual[len(part.views)] for part in parts]
         for index in self._order[set_id]:
-            text, labels = self._packer._sizes[index]
+            text, labels = self._packer.sizes[index]
             best, least = None, np.inf
             for number, part in enumerate(parts):
                 held = self._tokens[part.row]

@@ -137,6 +137,17 @@ def test_every_sample_of_a_source_comes_once_a_pass(sources, seed):
             assert max(counts[i] for i in part) - min(counts[i] for i in part) <= 1
 
 
+def test_a_sample_that_is_drawn_often_stands_in_as_many_rows():
+    """Nine tenths of the draws go to one sample: never twice into a row, and none is lost."""
+    made = plan(
+        samples([(5, 1, i) for i in range(400)]),
+        [(9.0, range(1)), (1.0, range(1, 400))],
+        capacity=Capacity(200, 4, 50, 50),
+    )
+    rows = epoch_rows(made, 1)
+    assert drawn(rows)[0] == 360 == sum(any(0 in g.samples for g in row) for row in rows)
+
+
 def test_a_single_image_set_still_makes_rows():
     rows = epoch_rows(plan(samples([(5, 1, 0) for _ in range(50)])), 1)
     assert all(len(row) == 1 and len(row[0].samples) <= 4 for row in rows)

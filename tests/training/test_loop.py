@@ -98,6 +98,7 @@ def test_what_a_run_leaves_behind(straight, records):
     for line in logged(straight):
         assert set(line) >= {"loss", "token_accuracy", "gradient_norm", "schedule"}
         assert 0 < line["schedule"] <= 1 and line["loss"] > 0
+        assert 0 <= line["input_wait"] <= 1 and line["lost_samples"] == 0
 
 
 def test_a_finished_run_says_so(straight, records, capsys):
@@ -241,6 +242,25 @@ def test_data_that_breaks_off_does_not_lose_the_updates_made(tmp_path):
     made = len(logged(tmp_path))
     kept = [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
     assert kept == [str(made)]
+
+
+def test_samples_whose_image_vanishes_are_left_out_and_counted(tmp_path, capfd, monkeypatch):
+    records = tiny.write_records(tmp_path)
+    config = tiny.config_for(records, train__max_steps=9, data__on_bad_record="skip")
+    write = MetricLog.write
+
+    def vanishing(self, done, metrics, eta):
+        write(self, done, metrics, eta)
+        (tmp_path / "scene4_1.png").unlink(missing_ok=True)
+
+    monkeypatch.setattr(MetricLog, "write", vanishing)
+    loop.train(config, tmp_path / "run")
+    lost = [line["lost_samples"] for line in logged(tmp_path / "run")]
+    # Two samples an epoch of three rows show it; some batches were read before it went.
+    assert lost[0] == 0 and lost == sorted(lost) and 2 <= lost[-1] <= 12
+    printed = capfd.readouterr()
+    assert printed.err.count("scene4_1.png") <= 2 and "samples left out" in printed.out
+    assert "the samples that show it are left out" in printed.err
 
 
 def test_other_records_are_noticed(tmp_path):
