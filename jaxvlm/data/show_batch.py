@@ -5,6 +5,7 @@ Axes: B rows, T tokens a row, S image sets a row, L labels a row.
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -84,8 +85,8 @@ class BatchView:
 
     def _set_line(self, row: int, number: int, group: Group, record: Record) -> str:
         batch = self._batch
-        shown = ", ".join(record.images[view] for view in group.views)
         parts = [f"scene {record.scene_id or '-'}"]
+        shown = _named([record.images[view] for view in group.views])
         parts.append(f"views {list(group.views)} of {len(record.images)} ({shown})")
         if "features" in batch:
             parts.append(f"{batch['feature_counts'][row, number]:,} cached features")
@@ -221,3 +222,11 @@ class BatchView:
             text = names.get(kind, kind)
             pen.text((x + 22, y), text, fill=_INK, font=font(14))
             x += 50 + round(pen.textlength(text, font=font(14)))
+
+
+def _named(images: Sequence[str]) -> str:
+    """Paths, a folder that all of them lie in named once."""
+    folders = {str(Path(image).parent) for image in images}
+    if len(folders) > 1:
+        return ", ".join(images)
+    return f"{folders.pop()}: {', '.join(Path(image).name for image in images)}"
