@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxvlm.data.pipeline import Rows, training_rows
+from jaxvlm.data.training_set import Rows, training_rows
 from jaxvlm.models.vlm import VLMConfig, vlm_config
 from jaxvlm.training.loop import train
 from jaxvlm.training.mesh import make_mesh

@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw
 from jaxvlm.console import print_table
 from jaxvlm.data.images import load_image
 from jaxvlm.data.packing import Group
-from jaxvlm.data.pipeline import training_rows
 from jaxvlm.data.record import Record
 from jaxvlm.data.tokenizer import load_tokenizer
 from jaxvlm.data.top_view import camera_colour, font
+from jaxvlm.data.training_set import training_rows
 
 _WIDTH, _GAP, _BAR = 1280, 10, 46
 _SIDE = 112

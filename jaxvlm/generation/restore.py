@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxvlm.data.pipeline import set_reader, visual_layout
 from jaxvlm.data.readers import SetReader
 from jaxvlm.data.rows import VisualLayout
 from jaxvlm.data.tokenizer import Tokenizer, load_tokenizer
+from jaxvlm.data.training_set import set_reader, visual_layout
 from jaxvlm.generation.decode import Generator
 from jaxvlm.models.vlm import vlm_config
 from jaxvlm.training.checkpoints import restore_params

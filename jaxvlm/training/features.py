@@ -23,8 +23,8 @@ from jaxvlm.data.features.shards import DTYPES, Shards, read_header, shard_files
 from jaxvlm.data.features.subsets import cached_subsets
 from jaxvlm.data.framing import Framing
 from jaxvlm.data.images import load_image
-from jaxvlm.data.pipeline import framing
 from jaxvlm.data.sources import load_sources
+from jaxvlm.data.training_set import framing
 from jaxvlm.errors import UserError
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm, features_of, vlm_config

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from jaxvlm.config import to_json
 from jaxvlm.console import console, duration, print_table, progress
-from jaxvlm.data.pipeline import Rows, batches, training_rows
+from jaxvlm.data.pipeline import batches
+from jaxvlm.data.training_set import Rows, training_rows
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
 from jaxvlm.models.vlm import VLMConfig, vlm_config

@@ -33,13 +33,14 @@ from jaxvlm.data.audit.files import audit_file
 from jaxvlm.data.features.cache import begin_cache, feature_name, image_digests, made_from
 from jaxvlm.data.features.shards import DTYPES, write_shard
 from jaxvlm.data.packing import Capacity
-from jaxvlm.data.pipeline import batches, training_rows
+from jaxvlm.data.pipeline import batches
 from jaxvlm.data.plan import Plan
 from jaxvlm.data.prep.questions import read_questions
 from jaxvlm.data.record import Record, parse_record
 from jaxvlm.data.records import RecordFile, write_records
 from jaxvlm.data.sequence import tokenize
 from jaxvlm.data.tokenizer import load_tokenizer
+from jaxvlm.data.training_set import training_rows
 from jaxvlm.data.views import Views
 from jaxvlm.errors import UserError
 

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from PIL import Image
 
 from jaxvlm.config import default
-from jaxvlm.data.pipeline import Rows, batches, training_rows, visual_layout
+from jaxvlm.data.pipeline import batches
+from jaxvlm.data.training_set import Rows, training_rows, visual_layout
 from jaxvlm.errors import UserError
 
 ROWS = 24
@@ -96,7 +97,8 @@ RESUMED = """
 import sys
 import numpy as np
 from jaxvlm.config import load
-from jaxvlm.data.pipeline import batches, training_rows
+from jaxvlm.data.pipeline import batches
+from jaxvlm.data.training_set import training_rows
 
 if __name__ == "__main__":
     rows = training_rows(load(sys.argv[1]), 24)
@@ -129,7 +131,8 @@ WORKERS = """
 import sys
 import numpy as np
 from jaxvlm.config import load
-from jaxvlm.data.pipeline import batches, training_rows
+from jaxvlm.data.pipeline import batches
+from jaxvlm.data.training_set import training_rows
 
 class Watched:
     def __init__(self, rows):
@@ -320,7 +323,8 @@ def test_a_worker_ends_with_its_parent(scenes_file, tmp_path):
 import os, signal, sys
 import psutil
 from jaxvlm.config import load
-from jaxvlm.data.pipeline import batches, training_rows
+from jaxvlm.data.pipeline import batches
+from jaxvlm.data.training_set import training_rows
 
 if __name__ == "__main__":
     read = batches(training_rows(load(sys.argv[1]), 400), 4, num_workers=1)

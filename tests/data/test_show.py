@@ -11,7 +11,7 @@ from PIL import Image
 
 from jaxvlm.config import load
 from jaxvlm.data import show
-from jaxvlm.data.pipeline import training_rows
+from jaxvlm.data.training_set import training_rows
 from jaxvlm.errors import UserError
 from jaxvlm.training.features import cache_features
 

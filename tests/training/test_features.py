@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxvlm import cache_features as command
 from jaxvlm.data.features import shards
-from jaxvlm.data.pipeline import training_rows
+from jaxvlm.data.training_set import training_rows
 from jaxvlm.errors import UserError
 from jaxvlm.training import features, loop
 from jaxvlm.training.weights import save_weights

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from conftest import make_toy
 
-from jaxvlm.data.pipeline import training_rows
+from jaxvlm.data.training_set import training_rows
 from jaxvlm.training import features
 from jaxvlm.training.optimizer import make_optimizer
 from jaxvlm.training.state import new_state

@@ -1,0 +1,218 @@
+"""The training data that a configuration asks for: random access to packed rows, all checked."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxvlm.data.augment import Augment
+from jaxvlm.data.features.cache import image_digests, made_from, open_cache
+from jaxvlm.data.features.subsets import cached_subsets
+from jaxvlm.data.framing import Framing
+from jaxvlm.data.packing import Capacity, Group
+from jaxvlm.data.plan import Plan
+from jaxvlm.data.readers import FeatureReader, SetReader
+from jaxvlm.data.record import Record
+from jaxvlm.data.rows import RowBuilder, VisualLayout
+from jaxvlm.data.sequence import Sample, tokenize
+from jaxvlm.data.sources import Joined, load_sources
+from jaxvlm.data.tokenizer import load_tokenizer
+from jaxvlm.data.views import ListedViews, Views, say_cut_views
+from jaxvlm.errors import UserError
+
+# Rows that are not packed are padded to multiples of these, so that few shapes are compiled.
+_TOKEN_BUCKET, _LABEL_BUCKET = 64, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """What of an epoch's rows is no padding.
+
+    Attributes:
+      rows: of the epoch.
+      samples: in them.
+      tokens: share of the tokens that are real.
+      sets: share of the places for image sets that are taken.
+      views: share of the views of these sets.
+    """
+
+    rows: int
+    samples: int
+    tokens: float
+    sets: float
+    views: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Random access to the first `count` rows of a plan.
+
+    Attributes:
+      plan: which samples a row has.
+      builder: makes the arrays.
+      count: rows of the whole run.
+      fingerprint: tells the rows of one run from another's.
+      packed: rows have the capacity's length; others that of the longest in their batch.
+    """
+
+    plan: Plan
+    builder: RowBuilder
+    count: int
+    fingerprint: list[str]
+    packed: bool = True
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, first: int, last: int, mine: slice = slice(None)) -> dict[str, np.ndarray]:
+        """Some rows of the global batch of rows `first:last`, as arrays; see `RowBuilder.batch`."""
+        rows = [self.plan.row(index) for index in range(first, last)]
+        tokens, labels = (None, None) if self.packed else self._lengths(rows)
+        return self.builder.batch(rows[mine], tokens, labels)
+
+    def usage(self) -> "Usage":
+        """How full the rows of the first epoch are."""
+        count = self.plan.rows_in_epoch(0)
+        groups = [group for row in range(count) for group in self.plan.row(row)]
+        capacity = self.builder.capacity
+        return Usage(
+            rows=count,
+            samples=sum(len(group.samples) for group in groups),
+            tokens=sum(self.plan.size(group)[0] for group in groups) / (count * capacity.tokens),
+            sets=len(groups) / (count * capacity.sets),
+            views=sum(len(group.views) for group in groups)
+            / (len(groups) * self.builder.reader.views),
+        )
+
+    def _lengths(self, rows: Sequence[Sequence[Group]]) -> tuple[int, int]:
+        """Tokens and labels of a batch that is not packed, the same on every process."""
+        sizes = [[self.plan.size(group) for group in row] for row in rows]
+        longest = (max(sum(size[axis] for size in row) for row in sizes) for axis in (0, 1))
+        capacity = self.builder.capacity
+        buckets = zip(longest, (_TOKEN_BUCKET, _LABEL_BUCKET), strict=True)
+        tokens, labels = (-(-most // bucket) * bucket for most, bucket in buckets)
+        return min(tokens, capacity.tokens), min(labels, capacity.labels)
+
+
+def visual_layout(config) -> VisualLayout:
+    """The layout of a set's visual vectors that a configuration asks for."""
+    mode = config.model.geometry.mode
+    slots = {
+        "per_view": config.data.num_views,
+        "pooled": config.model.geometry.num_tokens,
+        "none": 0,
+    }
+    return VisualLayout(mode, slots[mode], config.model.projector.num_latents)
+
+
+def framing(config) -> Framing:
+    """The frame that a configuration brings images into."""
+    data = config.data
+    return Framing(
+        data.image_height or data.image_size,
+        data.image_size,
+        data.resize,
+        config.model.vision.patch_size,
+        data.jpeg_draft,
+    )
+
+
+def set_reader(config) -> SetReader:
+    """The reader of images and geometry that a configuration asks for, without random changes."""
+    data = config.data
+    return SetReader(framing(config), data.num_views, data.blind, data.geometry_convention)
+
+
+def training_rows(config, count: int, vision: str | None = None) -> Rows:
+    """The training split as `count` packed rows, everything checked.
+
+    Args:
+      config: the configuration.
+      count: rows of the whole run.
+      vision: what VGGT's weights are: a feature cache must be of the same. None asks nothing.
+
+    Raises:
+      UserError: whatever is wrong with the records, images, tokenizer, sizes or feature cache.
+    """
+    data = config.data
+    sources = load_sources(data.train, data.image_roots, data.on_bad_record)
+    records = Joined([source.records for source in sources])
+    tokenizer = load_tokenizer(config.text.tokenizer)
+    layout = visual_layout(config)
+    most_visual = len(layout.index(data.num_views, True))
+    samples, shortened = tokenize(
+        records, tokenizer, config.text.template, config.text.max_length, most_visual
+    )
+    for sample in samples:
+        if not len(sample.answer):
+            raise UserError(f"{records[sample.record].origin}: a training record needs an 'answer'")
+    say_cut_views([sample.views for sample in samples], data.num_views)
+    if shortened:
+        print(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
+    fingerprint = [source.fingerprint for source in sources]
+    if data.features.folder is None:
+        first = {sample.set_id for sample in samples if sample.keep_first}
+        views = Views(data.num_views, data.view_dropout, first)
+        augment = Augment(data.augment.color_jitter, data.augment.random_crop)
+        reader = dataclasses.replace(set_reader(config), augment=augment)
+    else:
+        views, reader = _cached(config, samples, records, vision)
+        if data.view_dropout:
+            # Other views are shown than without the cache.
+            fingerprint.append(f"{data.features.variants} variants")
+    ends = np.cumsum([0] + [len(source.records) for source in sources])
+    weighted = [
+        (s.weight, range(a, b)) for s, a, b in zip(sources, ends[:-1], ends[1:], strict=True)
+    ]
+    with_geometry = not data.blind and any(sample.has_geometry for sample in samples)
+    capacity = _capacity(data)
+    plan = Plan(
+        samples,
+        weighted,
+        capacity,
+        lambda shown: len(layout.index(shown, with_geometry)),
+        views,
+        config.seed,
+    )
+    builder = RowBuilder(
+        records,
+        samples,
+        capacity,
+        layout,
+        reader,
+        tokenizer.placeholder_id,
+        tokenizer.pad_id,
+        data.on_bad_record == "skip",
+    )
+    return Rows(plan, builder, count, fingerprint, data.pack)
+
+
+def _capacity(data) -> Capacity:
+    if not data.pack:
+        return Capacity(data.row_length, 1, data.row_labels, 1)
+    return Capacity(data.row_length, data.row_sets, data.row_labels, data.questions_per_set)
+
+
+def _cached(
+    config, samples: Sequence[Sample], records: Sequence[Record], vision: str | None
+) -> tuple[ListedViews, FeatureReader]:
+    """The views that a feature cache holds, and its reader."""
+    folder, images = Path(config.data.features.folder), {}
+    for sample in samples:
+        if sample.set_id not in images:
+            images[sample.set_id] = records[sample.record].images
+    digests = image_digests(folder, (path for shown in images.values() for path in shown))
+    # By images, not by set: with other geometry they are another set, but the same features.
+    first = {images[sample.set_id] for sample in samples if sample.keep_first}
+    subsets = {
+        shown: cached_subsets(config.data, shown, shown in first, digests)
+        for shown in images.values()
+    }
+    cache = open_cache(folder, made_from(config, vision), subsets, digests)
+    by_set = {set_id: subsets[shown] for set_id, shown in images.items()}
+    views = ListedViews(config.data.num_views, subsets=by_set)
+    plain = set_reader(config)
+    return views, FeatureReader(
+        plain.framing, plain.views, plain.blind, plain.convention, cache=cache
+    )
