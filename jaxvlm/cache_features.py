@@ -33,10 +33,14 @@ def parser() -> argparse.ArgumentParser:
         "jaxvlm.cache_features",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Fields of the configuration are changed by --config.field=value, as in training.",
     )
     flags.add_argument("--config", required=True, help="configuration file")
     flags.add_argument(
-        "--batch_sets", type=int, default=4, help="image sets a device encodes at a time"
+        "--batch_sets",
+        type=int,
+        default=4,
+        help="image sets a device encodes at a time (default: 4)",
     )
     return flags
 

@@ -95,6 +95,8 @@ def _check_features(config) -> None:
     data = config.data
     if data.features.folder is None:
         return
+    if not data.features.folder:
+        raise UserError("data.features.folder='': expected the name of a folder, or None")
     if data.blind:
         raise UserError("data.blind shows no images; set data.features.folder=None")
     for name, strength in data.augment.items():

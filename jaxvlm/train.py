@@ -31,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser("jaxvlm.train", description=__doc__)
     flags.add_argument("--config", required=True, help="configuration file, e.g. configs/demo.py")
-    flags.add_argument("--workdir", type=Path, help="where everything is written")
+    flags.add_argument(
+        "--workdir", type=Path, help="where everything is written (default: runs/<configuration>)"
+    )
     flags.add_argument("--print_config", action="store_true", help="print all fields and stop")
     return flags
 

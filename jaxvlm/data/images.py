@@ -48,11 +48,11 @@ def load_image(
             least = (placed.width, placed.height)
             file.draft(None, least if size == file.size else least[::-1])
         image = upright_rgb(file)
-    return np.asarray(change.recoloured(_framed(image, placed, framing)))
+    return np.asarray(_framed(image, placed, framing, change))
 
 
-def _framed(image: Image.Image, placed: Placement, framing: Framing) -> Image.Image:
-    """The frame's part of the scaled image, on white where it has none."""
+def _framed(image: Image.Image, placed: Placement, framing: Framing, change: Change) -> Image.Image:
+    """The frame's part of the scaled image, recoloured, on white where it has none."""
     left, top = max(placed.left, 0), max(placed.top, 0)
     right = min(placed.left + framing.width, placed.width)
     bottom = min(placed.top + framing.height, placed.height)
@@ -65,6 +65,7 @@ def _framed(image: Image.Image, placed: Placement, framing: Framing) -> Image.Im
         shown = image.resize((right - left, placed.height), Image.Resampling.BICUBIC, box)
     if top > 0 or bottom < placed.height:
         shown = shown.crop((0, top, shown.width, bottom))
+    shown = change.recoloured(shown)
     if shown.size == (framing.width, framing.height):
         return shown
     frame = Image.new("RGB", (framing.width, framing.height), "white")

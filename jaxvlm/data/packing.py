@@ -9,7 +9,7 @@ filled alike and none is left half empty, as with packing one row after the othe
 import dataclasses
 import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from jaxvlm.data.views import Views
 # How full rows are meant to be; the rest lets samples of all lengths find a place. All are tried:
 # with fuller rows more samples find none, and these make rows of their own.
 _FILLS = (0.98, 0.965, 0.95)
+# Samples, and image sets, that are packed together at least.
+_TOGETHER = 12_000, 60
 # How often all samples are placed anew, each set knowing where the others stand.
 _SWEEPS = 4
 
@@ -69,41 +71,85 @@ class Packer:
     """Packs samples into rows.
 
     Attributes:
-      samples, capacity, visual, views: as given.
+      samples, capacity, views: as given.
       sizes: tokens without visual ones, and labels, of every sample.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], capacity: Capacity, visual: Sequence[int], views: Views
+        self,
+        samples: Sequence[Sample],
+        capacity: Capacity,
+        visual: Callable[[int, bool], int],
+        views: Views,
     ):
         """Makes a packer.
 
         Args:
           samples: all samples.
           capacity: of a row.
-          visual: visual tokens of a sample by the number of its kept views.
+          visual: visual tokens of a sample by the number of its kept views, and by whether its
+            image set has geometry.
           views: chooses the views of an image set.
         """
         self.samples = samples
         self.sizes = [(sample.length(0), len(sample.answer)) for sample in samples]
         self.capacity = capacity
-        self.visual = visual
+        self._visual = {
+            known: [visual(count, known) for count in range(views.most + 1)]
+            for known in (False, True)
+        }
         self.views = views
 
     def size(self, group: Group) -> tuple[int, int]:
         """Tokens and labels that a group takes."""
         sizes = [self.sizes[index] for index in group.samples]
-        visual = len(sizes) * self.visual[len(group.views)]
+        visual = len(sizes) * self.visual(group.samples[0], len(group.views))
         return visual + sum(text for text, _ in sizes), sum(labels for _, labels in sizes)
+
+    def visual(self, index: int, views: int) -> int:
+        """Visual tokens of a sample that is shown so many views."""
+        return self._visual[self.samples[index].has_geometry][views]
 
     def pack(self, drawn: Sequence[int], rng: np.random.Generator) -> list[list[Group]]:
         """Rows that hold every drawn sample once for each time it was drawn, in random order."""
         waiting: dict[int, list[int]] = {}
         for index in drawn:
             waiting.setdefault(self.samples[index].set_id, []).append(index)
-        counts = {self._count(waiting, fill, rng) for fill in _FILLS}
-        rows = min((self._rows(waiting, count, rng) for count in sorted(counts)), key=len)
+        rows: list[list[Group]] = []
+        for part in self._parts(waiting, rng):
+            rows += self._fewest(part, rng)
         return [rows[i] for i in rng.permutation(len(rows))]
+
+    def _parts(
+        self, waiting: Mapping[int, list[int]], rng: np.random.Generator
+    ) -> Iterator[dict[int, list[int]]]:
+        """Image sets by the thousands of samples, which are packed for themselves.
+
+        The work grows with the square of what is packed together.
+        """
+        part: dict[int, list[int]] = {}
+        size = 0
+        for set_id in rng.permutation(list(waiting)).tolist():
+            part[set_id] = waiting[set_id]
+            size += len(waiting[set_id])
+            if size >= _TOGETHER[0] and len(part) >= _TOGETHER[1]:
+                yield part
+                part, size = {}, 0
+        if part:
+            yield part
+
+    def _fewest(self, waiting: Mapping[int, list[int]], rng: np.random.Generator) -> list:
+        """The shortest of several packings; few samples, which fit together less well, try more."""
+        counts = sorted({self._count(waiting, fill, rng) for fill in _FILLS})
+        tries = min(4, 1 + _TOGETHER[0] // sum(map(len, waiting.values())))
+        best: list[list[Group]] | None = None
+        for count in counts * tries:
+            rows = self._rows(waiting, count, rng)
+            if best is None or len(rows) < len(best):
+                best = rows
+            if len(best) == counts[0]:
+                break
+        return best
 
     def _rows(
         self, waiting: Mapping[int, list[int]], count: int, rng: np.random.Generator
@@ -129,7 +175,7 @@ class Packer:
         sizes = [self.sizes[index] for members in waiting.values() for index in members]
         # Which views will be shown is not known yet; those of one draw are as many on average.
         visual = sum(
-            len(members) * self.visual[len(self.views(self.samples[members[0]], rng))]
+            len(members) * self.visual(members[0], len(self.views(self.samples[members[0]], rng)))
             for members in waiting.values()
         )
         tokens = visual + sum(text for text, _ in sizes)
@@ -182,14 +228,13 @@ class _Level:
         rows: list[list[Group]] = [[] for _ in range(self._count)]
         left: dict[int, list[int]] = {}
         for set_id, parts in self._parts.items():
-            rest = list(self._waiting[set_id])
+            rest = Counter(self._waiting[set_id])
             for part in parts:
                 if part.samples:
                     rows[part.row].append(Group(tuple(part.samples), part.views, part.seed))
-                for index in part.samples:
-                    rest.remove(index)
-            if rest:
-                left[set_id] = rest
+                rest.subtract(part.samples)
+            if rest.total():
+                left[set_id] = list(rest.elements())
         return [row for row in rows if row], left
 
     def _shares(self) -> dict[int, int]:
@@ -221,7 +266,8 @@ class _Level:
         """The set's places, in the rows that hold least."""
         load = np.where(self._sets < self._capacity.sets, self._tokens + self._noise, np.inf)
         chosen = np.argpartition(load, count - 1)[:count]
-        chosen = chosen[np.isfinite(load[chosen])]
+        # In an order that does not depend on how the machine sorts.
+        chosen = np.sort(chosen[np.isfinite(load[chosen])])
         self._sets[chosen] += 1
         return [
             _Part(int(row), self._draw(set_id), int(self._rng.integers(2**31)), [])
@@ -230,29 +276,39 @@ class _Level:
 
     def _spread(self, set_id: int) -> None:
         """Puts each of the set's samples into the emptiest of its rows that can hold it."""
-        capacity, parts = self._capacity, self._parts[set_id]
-        visual = [self._packer.visual[len(part.views)] for part in parts]
+        capacity, sizes = self._capacity, self._packer.sizes
+        first = self._waiting[set_id][0]
+        rows = [(self._tokens[p.row], number) for number, p in enumerate(self._parts[set_id])]
+        heapq.heapify(rows)
         for index in self._order[set_id]:
-            text, labels = self._packer.sizes[index]
-            best, least = None, np.inf
-            for number, part in enumerate(parts):
-                held = self._tokens[part.row]
+            text, labels = sizes[index]
+            passed = []
+            while rows:
+                held, number = heapq.heappop(rows)
+                part = self._parts[set_id][number]
+                size = text + self._packer.visual(first, len(part.views))
+                if len(part.samples) == capacity.questions_per_set:
+                    continue
+                passed.append((held, number))
                 if (
-                    held < least
-                    and held + text + visual[number] <= capacity.tokens
-                    and self._labels[part.row] + labels <= capacity.labels
-                    and len(part.samples) < capacity.questions_per_set
-                    and index not in part.samples
+                    held + size > capacity.tokens
+                    or self._labels[part.row] + labels > capacity.labels
+                    or index in part.samples
                 ):
-                    best, least = number, held
-            if best is not None:
-                parts[best].samples.append(index)
-                self._tokens[parts[best].row] += text + visual[best]
-                self._labels[parts[best].row] += labels
+                    continue
+                part.samples.append(index)
+                self._tokens[part.row] += size
+                self._labels[part.row] += labels
+                passed[-1] = (held + size, number)
+                break
+            for row in passed:
+                heapq.heappush(rows, row)
 
     def _take_back(self, set_id: int) -> None:
         """Takes the set's samples out of its rows."""
         for part in self._parts[set_id]:
+            if not part.samples:
+                continue
             group = Group(tuple(part.samples), part.views)
             tokens, labels = self._packer.size(group)
             self._tokens[part.row] -= tokens

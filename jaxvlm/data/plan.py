@@ -27,7 +27,7 @@ class Plan:
         samples: Sequence[Sample],
         sources: Sequence[tuple[float, range]],
         capacity: Capacity,
-        visual_tokens: Callable[[int], int],
+        visual_tokens: Callable[[int, bool], int],
         views: Views,
         seed: int,
     ):
@@ -37,15 +37,15 @@ class Plan:
           samples: all samples, with answers.
           sources: `(weight, range of sample indices)` of each source.
           capacity: what fits into a row.
-          visual_tokens: visual tokens of a sample as a function of its kept views.
+          visual_tokens: visual tokens of a sample as a function of its kept views, and of whether
+            its image set has geometry.
           views: chooses the views of an image set.
           seed: of the order, the mixture and the views.
 
         Raises:
           UserError: a capacity that a single sample exceeds.
         """
-        visual = [visual_tokens(count) for count in range(views.most + 1)]
-        self._packer = Packer(samples, capacity, visual, views)
+        self._packer = Packer(samples, capacity, visual_tokens, views)
         self._sources = sources
         self._seed = seed
         self._starts = [0]
@@ -55,7 +55,8 @@ class Plan:
             raise UserError(
                 f"data.row_labels={capacity.labels} is less than the longest answer ({most} tokens)"
             )
-        longest = max(sample.length(visual[-1]) for sample in samples)
+        visual = {known: visual_tokens(views.most, known) for known in (False, True)}
+        longest = max(sample.length(visual[sample.has_geometry]) for sample in samples)
         if longest > capacity.tokens:
             raise UserError(
                 f"data.row_length={capacity.tokens} is less than the longest sample "

@@ -16,6 +16,11 @@ from jaxvlm.data.images import load_image
 from jaxvlm.data.record import Record
 from jaxvlm.errors import UserError
 
+
+class LostImage(UserError):
+    """An image that could be read when the data was checked, and cannot be any more."""
+
+
 Sets = dict[str, np.ndarray]
 _PLAIN = Augment()
 At = int | tuple[int, ...]
@@ -59,7 +64,7 @@ class SetReader:
           seed: of the random changes.
 
         Raises:
-          UserError: an image cannot be read; the place is empty as before.
+          LostImage: an image cannot be read; the place is empty as before.
         """
         changes = self.augment.draw(seed, len(kept))
         if not self.blind:
@@ -80,7 +85,7 @@ class SetReader:
         try:
             return load_image(record.images[view], self.framing, change)
         except UserError as error:
-            raise UserError(f"{record.origin}: {error}") from None
+            raise LostImage(f"{record.origin}: {error}") from None
 
     def _empty_rest(self, count: tuple[int, ...]) -> Sets:
         return {

@@ -11,10 +11,9 @@ import numpy as np
 
 from jaxvlm.console import say_once
 from jaxvlm.data.packing import Capacity, Group
-from jaxvlm.data.readers import SetReader
+from jaxvlm.data.readers import LostImage, SetReader
 from jaxvlm.data.record import Record
 from jaxvlm.data.sequence import Sample, prompt
-from jaxvlm.errors import UserError
 
 _OF_A_ROW = ("tokens", "positions", "segment_ids", "visual_index", "label_positions", "labels",
              "label_weights")  # fmt: skip
@@ -125,7 +124,7 @@ class RowBuilder:
         record = self.records[self.samples[group.samples[0]].record]
         try:
             self.reader.read(batch, at, record, group.views, group.seed)
-        except UserError as error:
+        except LostImage as error:
             if not self.skip:
                 raise
             say_once(f"{error}; the samples that show it are left out")

@@ -23,8 +23,12 @@ def main(flags: argparse.Namespace) -> None:
     if (flags.file is None) == (flags.config is None):
         raise UserError("give a record file, or --config for a batch")
     if flags.config is not None:
+        if flags.index is not None:
+            raise UserError("--index is of a record in a file; give --batch with --config")
         _show_batch(flags)
         return
+    if flags.batch is not None:
+        raise UserError("--batch needs --config; give --index with a record file")
     if flags.overrides:
         raise UserError(f"--config.{flags.overrides[0]} needs --config FILE")
     _show_record(flags)
@@ -32,15 +36,16 @@ def main(flags: argparse.Namespace) -> None:
 
 def _show_record(flags: argparse.Namespace) -> None:
     file = RecordFile(flags.file)
-    if not 0 <= flags.index < len(file):
-        raise UserError(f"--index {flags.index}: {flags.file} has the records 0 to {len(file) - 1}")
-    record = file[flags.index]
+    index = flags.index or 0
+    if not 0 <= index < len(file):
+        raise UserError(f"--index {index}: {flags.file} has the records 0 to {len(file) - 1}")
+    record = file[index]
     roots = (str(file.path.parent), *flags.image_root)
     lines = describe(record)
     gone = [image for image in record.images if find_image(image, roots) is None]
     lines += [(f"not found: {image}", WRONG) for image in gone]
     print("\n".join(text for text, _ in lines))
-    output = flags.output or Path("runs", "show", f"{file.path.stem}_{flags.index}.png")
+    output = flags.output or Path("runs", "show", f"{file.path.stem}_{index}.png")
     _save(draw_record(record, roots, lines), output)
 
 
@@ -50,11 +55,12 @@ def _show_batch(flags: argparse.Namespace) -> None:
 
     config = load(flags.config, flags.overrides)
     check(config)
-    if flags.batch < 0:
-        raise UserError(f"--batch {flags.batch}: batches are counted from 0")
-    view = BatchView(config, flags.batch)
+    number = flags.batch or 0
+    if number < 0:
+        raise UserError(f"--batch {number}: batches are counted from 0")
+    view = BatchView(config, number)
     view.print()
-    output = flags.output or Path("runs", "show", f"{Path(flags.config).stem}_{flags.batch}.png")
+    output = flags.output or Path("runs", "show", f"{Path(flags.config).stem}_{number}.png")
     _save(view.draw(), output)
 
 
@@ -73,11 +79,12 @@ def parser() -> argparse.ArgumentParser:
         "jaxvlm.data.show",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="With --config, fields are changed by --config.field=value, as in training.",
     )
     flags.add_argument("file", nargs="?", help="a record file")
-    flags.add_argument("--index", type=int, default=0, help="of the record, from 0 (default: 0)")
+    flags.add_argument("--index", type=int, help="of the record, from 0 (default: 0)")
     flags.add_argument("--config", help="a configuration: show a batch of its training data")
-    flags.add_argument("--batch", type=int, default=0, help="its number, from 0 (default: 0)")
+    flags.add_argument("--batch", type=int, help="its number, from 0 (default: 0)")
     flags.add_argument("--output", type=Path, help="default: runs/show/<file or config>_<n>.png")
     flags.add_argument(
         "--image-root",

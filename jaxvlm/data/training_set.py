@@ -1,13 +1,14 @@
 """The training data that a configuration asks for: random access to packed rows, all checked."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxvlm.data.augment import Augment
-from jaxvlm.data.features.cache import image_digests, made_from, open_cache
+from jaxvlm.data.features.cache import filled_for, known_images, made_from, open_cache
 from jaxvlm.data.features.subsets import cached_subsets
 from jaxvlm.data.framing import Framing
 from jaxvlm.data.packing import Capacity, Group
@@ -158,20 +159,26 @@ def training_rows(config, count: int, vision: str | None = None) -> Rows:
         reader = dataclasses.replace(set_reader(config), augment=augment)
     else:
         views, reader = _cached(config, samples, records, vision)
-        if data.view_dropout:
-            # Other views are shown than without the cache.
-            fingerprint.append(f"{data.features.variants} variants")
+        # Views are drawn otherwise than without a cache, from subsets that the images decide.
+        drawn = hashlib.sha256(repr(sorted(views.subsets.items())).encode())
+        fingerprint.append(f"cached, views {drawn.hexdigest()}")
     ends = np.cumsum([0] + [len(source.records) for source in sources])
     weighted = [
         (s.weight, range(a, b)) for s, a, b in zip(sources, ends[:-1], ends[1:], strict=True)
     ]
-    with_geometry = not data.blind and any(sample.has_geometry for sample in samples)
+    if len(sources) > 1:
+        total = sum(source.weight for source in sources)
+        for source in sources:
+            print(
+                f"{source.path}: {source.weight / total:.1%} of the samples, from "
+                f"{len(source.records):,} records"
+            )
     capacity = _capacity(data)
     plan = Plan(
         samples,
         weighted,
         capacity,
-        lambda shown: len(layout.index(shown, with_geometry)),
+        lambda shown, known: len(layout.index(shown, known and not data.blind)),
         views,
         config.seed,
     )
@@ -202,14 +209,16 @@ def _cached(
     for sample in samples:
         if sample.set_id not in images:
             images[sample.set_id] = records[sample.record].images
-    digests = image_digests(folder, (path for shown in images.values() for path in shown))
+    known = known_images(folder, (path for shown in images.values() for path in shown))
+    digests = {path: image.digest for path, image in known.items()}
     # By images, not by set: with other geometry they are another set, but the same features.
     first = {images[sample.set_id] for sample in samples if sample.keep_first}
     subsets = {
         shown: cached_subsets(config.data, shown, shown in first, digests)
         for shown in images.values()
     }
-    cache = open_cache(folder, made_from(config, vision), subsets, digests)
+    asked = filled_for(config.data)
+    cache = open_cache(folder, made_from(config, vision), asked, subsets, digests)
     by_set = {set_id: subsets[shown] for set_id, shown in images.items()}
     views = ListedViews(config.data.num_views, subsets=by_set)
     plain = set_reader(config)

@@ -50,7 +50,7 @@ def say_cut_views(views: Sequence[int], num_views: int) -> None:
     if cut:
         print(
             f"{cut} of {len(views)} records have more than data.num_views={num_views} images; "
-            "the first ones are shown"
+            f"the first ones are shown; raise it to {max(views)} to show all"
         )
 
 

@@ -184,8 +184,9 @@ def check_same_run(stored: Mapping, current: Mapping, workdir: Path) -> None:
         )
     if stored["data"] != current["data"]:
         raise UserError(
-            f"the records of data.train differ from those {workdir} was trained with; give it the "
-            "same files, or choose another --workdir"
+            f"the records of data.train, or their views, differ from those {workdir} was trained "
+            "with; give it the same files and the same feature cache or none, or choose another "
+            "--workdir"
         )
     if stored["frozen"] != current["frozen"]:
         raise UserError(

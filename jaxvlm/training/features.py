@@ -1,5 +1,6 @@
 """Fills a feature cache: VGGT sees every image set of the training split once."""
 
+import contextlib
 import itertools
 import shutil
 import time
@@ -13,13 +14,26 @@ from jax.sharding import Mesh
 
 from jaxvlm.console import console, duration, progress
 from jaxvlm.data.features.cache import (
-    begin_cache,
+    KnownImage,
+    check_folder,
+    describe_cache,
     feature_name,
-    image_digests,
+    filled_for,
+    known_images,
+    label_of,
     made_from,
     note_images,
+    stamp_of,
 )
-from jaxvlm.data.features.shards import DTYPES, Shards, read_header, shard_files, write_shard
+from jaxvlm.data.features.shards import (
+    DTYPES,
+    DamagedShard,
+    Shards,
+    draft_files,
+    read_header,
+    shard_files,
+    write_shard,
+)
 from jaxvlm.data.features.subsets import cached_subsets
 from jaxvlm.data.framing import Framing
 from jaxvlm.data.images import load_image
@@ -36,8 +50,9 @@ from jaxvlm.training.state import Params, abstract_parameters
 from jaxvlm.workdir import open_workdir
 
 _FIELD = "data.features.folder"
-# A shard is collected in memory before it is written.
+# A shard is collected in memory before it is written, but not for long: a killed process loses it.
 _SHARD_BYTES = 512 * 2**20
+_SHARD_SECONDS = 60
 # What a file system needs besides the features.
 _SPARE = 1.02
 _READERS = 16
@@ -64,31 +79,36 @@ def cache_features(config, batch_sets: int) -> None:
         frame = framing(config)
         tokens = model.vision.tokens_per_view(frame.height, frame.width)
         width = 2 * model.vision.embed_dim
-        begin_cache(folder, made_from(config, weights), tokens, width)
-        wanted, digests = _wanted(config, folder)
-        missing = _missing(folder, wanted)
+        made = made_from(config, weights)
+        check_folder(folder, made)
+        wanted, known = _wanted(config, folder)
+        missing = _missing(folder, wanted, label_of(made))
         dtype = DTYPES[config.data.features.dtype]
         size = tokens * width * dtype.itemsize
         _check_space(folder, wanted, missing, size)
+        describe_cache(folder, made, filled_for(config.data), (tokens, width))
         if missing:
             others = frozenset(path for path in shapes if not path.startswith("vision/"))
             params = all_parameters(config, model, groups, mesh, skip=others)
             encoder = Encoder(model, params, mesh, dtype)
-            _fill(folder, missing, encoder, frame, batch_sets * jax.device_count(), size)
-        note_images(folder, digests)
+            writer = _Writer(folder, label_of(made))
+            images = _Images(missing, known, frame, batch_sets * jax.device_count())
+            _fill(images, encoder, writer)
+        note_images(folder, known)
     console().print(f"{folder} holds all {len(wanted):,} subsets")
 
 
-def _wanted(config, folder: Path) -> tuple[Wanted, dict[str, str]]:
-    """The images of every subset by its name; and the digest of every image."""
+def _wanted(config, folder: Path) -> tuple[Wanted, dict[str, KnownImage]]:
+    """The images of every subset by its name; and what every image is."""
     data = config.data
     sources = load_sources(data.train, data.image_roots, data.on_bad_record)
     keep_first: dict[tuple[str, ...], bool] = {}
     for record in itertools.chain.from_iterable(source.records for source in sources):
         is_action = record.action is not None
         keep_first[record.images] = keep_first.get(record.images, False) or is_action
-    print(f"reading {sum(map(len, keep_first)):,} images to know them again", flush=True)
-    digests = image_digests(folder, (image for images in keep_first for image in images))
+    print(f"hashing {sum(map(len, keep_first)):,} images", flush=True)
+    known = known_images(folder, (image for images in keep_first for image in images))
+    digests = {image: entry.digest for image, entry in known.items()}
     wanted: Wanted = {}
     for images, first in keep_first.items():
         for views in cached_subsets(data, images, first, digests):
@@ -98,20 +118,25 @@ def _wanted(config, folder: Path) -> tuple[Wanted, dict[str, str]]:
         f"{len(keep_first):,} image sets, {len(wanted):,} different subsets of their views "
         f"({sum(map(len, wanted.values())):,} views)"
     )
-    return wanted, digests
+    return wanted, known
 
 
-def _missing(folder: Path, wanted: Wanted) -> Wanted:
+def _missing(folder: Path, wanted: Wanted, label: str) -> Wanted:
     """What no whole shard holds; damaged ones are removed."""
     for path in shard_files(folder):
         try:
-            read_header(path)
-        except UserError as error:
+            read_header(path, label)
+        except DamagedShard as error:
             print(f"removed: {str(error).partition(';')[0]}")
             path.unlink()
-    for draft in folder.glob("*.draft"):
+    for draft in draft_files(folder):
         draft.unlink()
-    held = Shards(folder)
+    held = Shards(folder, label)
+    others = len(held.places.keys() - wanted.keys())
+    if others:
+        console().print(
+            f"{folder} also holds {others:,} subsets that this configuration does not use"
+        )
     return {name: images for name, images in wanted.items() if name not in held}
 
 
@@ -159,73 +184,105 @@ class Encoder:
         return self._encode(self._params, jax.device_put(images, self._sharding))
 
 
-def _fill(
-    folder: Path,
-    missing: Wanted,
-    encoder: Encoder,
-    frame: Framing,
-    batch_size: int,
-    size: int,
-) -> None:
-    """Encodes and writes the missing subsets, those with many views first."""
-    by_views: dict[int, list[str]] = {}
-    for name, images in missing.items():
-        by_views.setdefault(len(images), []).append(name)
-    batches = [
-        (names[start : start + batch_size], views)
-        for views, names in sorted(by_views.items(), reverse=True)
-        for start in range(0, len(names), batch_size)
-    ]
-    estimate = _Estimate(encoder.vision, frame, batches)
-    shard: dict[str, np.ndarray] = {}
-    held = 0
-    with ThreadPoolExecutor(_READERS) as pool:
-        read = _read_ahead(pool, missing, [names for names, _ in batches], frame, batch_size)
+class _Writer:
+    """Collects features to shards."""
+
+    def __init__(self, folder: Path, label: str):
+        self._folder = folder
+        self._label = label
+        self._tensors: dict[str, np.ndarray] = {}
+        self._bytes = 0
+        self._written = time.monotonic()
+
+    def add(self, name: str, features: np.ndarray) -> None:
+        self._tensors[name] = features
+        self._bytes += features.nbytes
+        if self._bytes >= _SHARD_BYTES or time.monotonic() - self._written > _SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._tensors:
+            write_shard(self._folder, self._tensors, self._label)
+        self._tensors, self._bytes, self._written = {}, 0, time.monotonic()
+
+
+class _Images:
+    """The images of missing subsets in batches of equal numbers of views, the largest first."""
+
+    def __init__(
+        self,
+        missing: Wanted,
+        known: Mapping[str, KnownImage],
+        frame: Framing,
+        batch_size: int,
+    ):
+        self.frame = frame
+        self.count = len(missing)
+        self._missing = missing
+        self._known = known
+        self._size = batch_size
+        by_views: dict[int, list[str]] = {}
+        for name, images in missing.items():
+            by_views.setdefault(len(images), []).append(name)
+        self.views = sorted(by_views, reverse=True)
+        self.batches = [
+            (by_views[views][start : start + batch_size], views)
+            for views in self.views
+            for start in range(0, len(by_views[views]), batch_size)
+        ]
+
+    def read(self, pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
+        """Images `uint8[N, V, H, W, 3]` of each batch, the next one being read meanwhile.
+
+        Raises:
+          UserError: an image that cannot be read, or has changed since the command began.
+        """
+        started = self._start(pool, 0)
+        for number, (names, _) in enumerate(self.batches):
+            running = started
+            started = self._start(pool, number + 1) if number + 1 < len(self.batches) else []
+            images = np.stack([[one.result() for one in row] for row in running])
+            for image in {image for name in names for image in self._missing[name]}:
+                if stamp_of(image) != self._known[image].stamp:
+                    raise UserError(
+                        f"the image {image!r} changed while features were made; run the same "
+                        "command again"
+                    )
+            # The last batch of a number of views is filled up: nothing is compiled for a rest.
+            yield np.pad(images, [(0, self._size - len(images))] + [(0, 0)] * 4)
+
+    def _start(self, pool: ThreadPoolExecutor, number: int) -> list:
+        names, _ = self.batches[number]
+        return [
+            [pool.submit(load_image, image, self.frame) for image in self._missing[name]]
+            for name in names
+        ]
+
+
+def _fill(images: _Images, encoder: Encoder, writer: _Writer) -> None:
+    """Encodes and writes the missing subsets; what was fetched when it stops is written too."""
+    estimate = _Estimate(encoder.vision, images.frame, images.batches)
+    with ThreadPoolExecutor(_READERS) as pool, contextlib.ExitStack() as at_the_end:
+        read = images.read(pool)
         first = next(read)
-        console().print(f"compiling VGGT for {batches[0][1]} views")
+        console().print(f"compiling VGGT for {images.views[0]} views")
         features = encoder(first)
         jax.block_until_ready(features)
         estimate.time(lambda: jax.block_until_ready(encoder(first)))
         console().print(
             f"about {duration(estimate.seconds)} (h:mm:ss) to encode, besides compiling for "
-            f"{len(by_views)} number(s) of views; the same command goes on if it is stopped"
+            f"{', '.join(map(str, images.views))} views; the same command goes on if it is stopped"
         )
-        with progress("caching features", len(missing)) as advance:
-            for names, views in batches:
+        at_the_end.callback(writer.flush)
+        with progress("caching features", images.count) as advance:
+            for names, _ in images.batches:
                 # The devices compute the next batch while this one is fetched and written.
                 following = next(read, None)
                 ahead = None if following is None else encoder(following)
                 for name, one in zip(names, jax.device_get(features), strict=False):
-                    shard[name] = one
-                held += len(names) * views * size
-                if held >= _SHARD_BYTES:
-                    write_shard(folder, shard)
-                    shard, held = {}, 0
+                    writer.add(name, one)
                 advance(len(names))
                 features = ahead
-    if shard:
-        write_shard(folder, shard)
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor,
-    wanted: Mapping[str, Sequence[str]],
-    batches: Sequence[Sequence[str]],
-    frame: Framing,
-    batch_size: int,
-) -> Iterator[np.ndarray]:
-    """Images `uint8[N, V, H, W, 3]` of each batch, the next one being read meanwhile."""
-
-    def start(names: Sequence[str]) -> list:
-        return [[pool.submit(load_image, image, frame) for image in wanted[name]] for name in names]
-
-    started = start(batches[0])
-    for number in range(len(batches)):
-        running = started
-        started = start(batches[number + 1]) if number + 1 < len(batches) else []
-        images = np.stack([[one.result() for one in row] for row in running])
-        # The last batch of a number of views is filled up: nothing is compiled for a rest.
-        yield np.pad(images, [(0, batch_size - len(images))] + [(0, 0)] * 4)
 
 
 class _Estimate:

@@ -30,7 +30,7 @@ class Feed:
     """Takes batches from a stream in a thread of its own and sends them to the devices.
 
     Attributes:
-      waited: seconds that `next` was waited for.
+      waited: seconds that the devices had nothing to do, for no batch was ready.
     """
 
     def __init__(self, stream: Iterator[Mapping[str, np.ndarray]], sharding: NamedSharding):
@@ -47,15 +47,27 @@ class Feed:
         return self
 
     def __next__(self) -> Fed:
+        """The next batch; see `take`."""
+        return self.take()
+
+    def take(self, computing: object = ()) -> Fed:
         """The next batch.
+
+        Args:
+          computing: arrays that the devices compute now. Where no batch is ready it is not before
+            these are that the devices wait.
 
         Raises:
           StopIteration: there is none.
           Exception: what reading it raised.
         """
-        started = time.perf_counter()
-        item = self._ready.get()
-        self.waited += time.perf_counter() - started
+        try:
+            item = self._ready.get_nowait()
+        except queue.Empty:
+            jax.block_until_ready(computing)
+            started = time.perf_counter()
+            item = self._ready.get()
+            self.waited += time.perf_counter() - started
         if isinstance(item, Fed):
             return item
         # The thread has ended; whoever asks again hears the same.

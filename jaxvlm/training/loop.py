@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -40,6 +41,8 @@ from jaxvlm.training.step import make_steps
 
 # Passes over the same questions after which hardly anything is learnt.
 _MANY_EPOCHS = 40
+# Share of real tokens below which a warning is due.
+_EMPTY = 0.6
 
 
 @dataclasses.dataclass
@@ -129,6 +132,8 @@ def _print_start(run: Run) -> None:
     config = run.config
     shapes = abstract_parameters(vlm_config(config.model))
     table = summary(run.groups, shapes, config.optimizer.learning_rate)
+    if config.data.features.folder is not None:
+        table = [row for row in table if row[0] != "vision"]
     columns = ("part", "group", "learning rate", "tensors", "parameters")
     print_table("Parameters", columns, table)
     usage = run.rows.usage()
@@ -145,6 +150,11 @@ def _print_start(run: Run) -> None:
             f"rows hold {each:.1f} samples: {usage.tokens:.1%} of their tokens are real, "
             f"{usage.sets:.1%} of their image sets, and {usage.views:.1%} of the views of those"
         )
+        if usage.tokens < _EMPTY:
+            console().print(
+                "warning: the rest is computed for nothing. A larger data.row_sets or "
+                "data.questions_per_set, or a smaller data.row_length, fills rows better"
+            )
     if epochs > _MANY_EPOCHS:
         console().print(
             f"warning: more than {_MANY_EPOCHS} epochs of the same questions; fewer updates "
@@ -187,30 +197,44 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     base_key = jax.random.key(config.seed)
     timer = _Timer(first, feed)
     recent: list[dict[str, jax.Array]] = []
-    lost = 0
+    lost, before, computing = 0, (), ()
+    console().print(f"writing to {run.workdir}")
     console().print("compiling the update, which the first one waits for")
     # Closing the feed ends its worker processes.
     with contextlib.closing(feed), progress("training", last, first, lines=False) as advance:
         for step in range(first, last):
             for micro in range(config.train.accumulation):
                 try:
-                    batch, left_out = next(feed)
-                except UserError:
-                    # The data breaks off; the updates that were made are kept.
-                    _check_finite(recent, step)
-                    checkpoints.save(state, run.meta(step))
+                    batch, left_out = feed.take(computing)
+                except Exception as error:
+                    _check_learning(recent, step)
+                    if jax.process_count() == 1:
+                        # The data breaks off; the updates that were made are kept.
+                        checkpoints.save(state, run.meta(step))
+                    if "Worker process" in str(error):
+                        raise _killed_worker(error, step) from error
                     raise
+                # No more than two micro-batches are under way: each has a batch of its own.
+                jax.block_until_ready(before)
+                before = computing
                 lost += left_out
                 key = jax.random.fold_in(base_key, step * config.train.accumulation + micro)
                 sums = steps.accumulate(state.params, run.frozen, sums, batch, key)
+                # The sums themselves are given up in the next micro-batch.
+                computing = jnp.copy(sums.loss)
             state, metrics, sums = steps.update(state, sums)
+            computing = metrics["loss"]
             recent.append(metrics)
             advance()
             done = step + 1
             log_now = done % config.train.log_every == 0 or done == last
             save_now = done % config.train.save_every == 0 or done == last
+            if step == first and not log_now:
+                # Compiling is not the pace of what follows.
+                jax.block_until_ready(metrics)
+                timer.read(done)
             if log_now or save_now:
-                _check_finite(recent, done)
+                _check_learning(recent, done)
             if log_now:
                 values = _means(recent)
                 recent = []
@@ -222,18 +246,35 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
             if save_now:
                 checkpoints.save(state, run.meta(done))
     log.close()
+    console().print(
+        f"all {last} updates stand in {run.workdir}; next: python -m jaxvlm.evaluate "
+        f"--checkpoint {run.workdir}"
+    )
 
 
-def _check_finite(recent: Sequence[Mapping[str, jax.Array]], done: int) -> None:
-    """Raises a UserError if one of the updates up to `done` had no finite loss or gradient."""
+def _check_learning(recent: Sequence[Mapping[str, jax.Array]], done: int) -> None:
+    """Raises a UserError if one of the updates up to `done` had no label or no finite loss."""
     for step, metrics in enumerate(jax.device_get(list(recent)), done - len(recent) + 1):
         loss, norm = metrics["loss"], metrics["gradient_norm"]
+        if not metrics["label_tokens"]:
+            raise UserError(
+                f"update {step}: not one sample was left, no image of it could be read; nothing of "
+                "it was saved, the newest checkpoint is of before. Mend the images (is a disk "
+                "gone?) and repeat the command"
+            )
         if not (np.isfinite(loss) and np.isfinite(norm)):
             raise UserError(
                 f"update {step}: the loss is {loss} and the gradient's norm {norm}; nothing of it "
                 "was saved, the newest checkpoint is of before. Lower optimizer.learning_rate, or "
                 "look for numbers that are not finite in the imported weights"
             )
+
+
+def _killed_worker(error: Exception, step: int) -> UserError:
+    return UserError(
+        f"after update {step}: {str(error).splitlines()[0]} (was the memory full?); fewer "
+        "data.num_workers need less of it. The same command goes on from here"
+    )
 
 
 def _means(recent: Sequence[Mapping[str, jax.Array]]) -> dict[str, float]:

@@ -30,7 +30,14 @@ from jaxvlm import entry
 from jaxvlm.config import default
 from jaxvlm.console import print_table
 from jaxvlm.data.audit.files import audit_file
-from jaxvlm.data.features.cache import begin_cache, feature_name, image_digests, made_from
+from jaxvlm.data.features.cache import (
+    describe_cache,
+    feature_name,
+    filled_for,
+    known_images,
+    label_of,
+    made_from,
+)
 from jaxvlm.data.features.shards import DTYPES, write_shard
 from jaxvlm.data.packing import Capacity
 from jaxvlm.data.pipeline import batches
@@ -74,13 +81,12 @@ def fill(tokenizer: str, path: str) -> dict:
     data = default().data
     records = good_records(path)
     samples, _ = tokenize(records, load_tokenizer(tokenizer), "plain", 512, 128 + VIEWS)
-    geometry = VIEWS if any(record.geometry is not None for record in records) else 0
     capacity = Capacity(data.row_length, data.row_sets, data.row_labels, data.questions_per_set)
     plan = Plan(
         samples,
         [(1.0, range(len(samples)))],
         capacity,
-        lambda views: 128 + min(views, geometry),
+        lambda views, has_geometry: 128 + (views if has_geometry else 0),
         Views(VIEWS, data.view_dropout),
         0,
     )
@@ -149,19 +155,21 @@ def make_features(folder: Path, rng: np.random.Generator) -> None:
     features = folder / "features"
     features.mkdir()
     config = settings(folder, "jaxvlm:rooms", "features")
-    begin_cache(features, made_from(config, None), PATCHES, WIDTH)
+    made = made_from(config, None)
+    describe_cache(features, made, filled_for(config.data), (PATCHES, WIDTH))
     records = RecordFile(folder / "records.jsonl")
     sets = {record.images: None for record in records}
     paths = [str(folder / image) for images in sets for image in images]
-    digests = image_digests(features, paths)
+    known = known_images(features, paths)
     numbers = rng.random((VIEWS * PATCHES, WIDTH), np.float32).astype(DTYPES["bfloat16"])
     for start in range(0, len(sets), 8):
         write_shard(
             features,
             {
-                feature_name([digests[str(folder / image)] for image in images]): numbers
+                feature_name([known[str(folder / image)].digest for image in images]): numbers
                 for images in list(sets)[start : start + 8]
             },
+            label_of(made),
         )
 
 

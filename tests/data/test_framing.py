@@ -185,3 +185,11 @@ def test_colours_change_and_places_do_not(tmp_path):
     jittered = load_image(str(tmp_path / "a.png"), Framing(56, 56), change)
     assert change.window is None and (jittered != plain).any()
     assert (jittered[:28] == jittered[0, 0]).all() and (jittered[28:] == jittered[-1, 0]).all()
+
+
+def test_padding_stays_white_whatever_happens_to_colours(tmp_path):
+    Image.new("RGB", (112, 56), (100, 60, 30)).save(tmp_path / "a.png")
+    change = Change(colours=(0.5, 0.7, 1.3))
+    image = load_image(str(tmp_path / "a.png"), Framing(56, 56, "pad"), change)
+    assert (image[:14] == 255).all() and (image[-14:] == 255).all()
+    assert image[20:36].max() < 100

@@ -31,7 +31,7 @@ def plan(items, sources=None, *, views=3, keep=(), capacity=None, dropout=0.3, s
         items,
         sources or [(1.0, range(len(items)))],
         capacity or Capacity(64, 3, 20, 4),
-        lambda shown: shown + LATENTS,
+        lambda shown, _: shown + LATENTS,
         Views(views, dropout, keep),
         seed,
     )

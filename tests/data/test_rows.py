@@ -42,7 +42,7 @@ def planned(build: RowBuilder, dropout: float, seed: int) -> list[list[Group]]:
         build.samples,
         [(1.0, range(len(build.samples)))],
         build.capacity,
-        lambda views: len(build.layout.index(views, True)),
+        lambda views, known: len(build.layout.index(views, known)),
         Views(VIEWS, dropout),
         seed,
     )

@@ -229,13 +229,12 @@ def test_rows_of_real_questions_are_real_tokens(shared, real_questions, name):
     data = default().data
     samples, _ = tokenize(real_questions[name], tokenizer, "plain", 512, 136)
     capacity = Capacity(data.row_length, data.row_sets, data.row_labels, data.questions_per_set)
-    geometry = real_questions[name][0].geometry is not None
     for seed in range(3):
         plan = Plan(
             samples,
             [(1.0, range(len(samples)))],
             capacity,
-            lambda views: 128 + (views if geometry else 0),
+            lambda views, known: 128 + (views if known else 0),
             Views(8, 0.3),
             seed,
         )

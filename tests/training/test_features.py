@@ -14,7 +14,7 @@ import tiny
 from PIL import Image
 
 from jaxvlm import cache_features as command
-from jaxvlm.data.features import shards
+from jaxvlm.data.features import cache, shards
 from jaxvlm.data.training_set import training_rows
 from jaxvlm.errors import UserError
 from jaxvlm.training import features, loop
@@ -57,8 +57,14 @@ def fill(data, folder, **changes):
     return config
 
 
+def held(folder):
+    """The features of a folder by name."""
+    made = json.loads((folder / "cache.json").read_text())["made_from"]
+    return shards.Shards(folder, cache.label_of(made))
+
+
 def names(folder):
-    return set(shards.Shards(folder))
+    return set(held(folder))
 
 
 def test_training_reads_features_and_never_runs_vggt(data, tmp_path, monkeypatch):
@@ -83,7 +89,7 @@ def test_training_reads_features_and_never_runs_vggt(data, tmp_path, monkeypatch
 def test_a_cache_serves_other_seeds_and_fewer_views_are_others(data, tmp_path):
     folder = tmp_path / "features"
     fill(data, folder, model__vision__weights=None, **DROPOUT)
-    held = names(folder)
+    before = names(folder)
     subsets = {
         tuple(group.views)
         for seed in (0, 1)
@@ -93,7 +99,7 @@ def test_a_cache_serves_other_seeds_and_fewer_views_are_others(data, tmp_path):
     assert subsets == {(0,), (1,), (0, 1)}
     fill(data, folder, data__num_views=1)
     # One view of each of six sets; the eleven images are held already, as subsets of one view.
-    assert names(folder) >= held and len(names(folder)) - len(held) <= 6
+    assert names(folder) >= before and len(names(folder)) - len(before) <= 6
 
 
 def _rows(config, seed):
@@ -128,6 +134,9 @@ def test_the_same_command_goes_on(data, tmp_path, capsys):
         ({"precision": "bfloat16"}, r"precision='float32', now it is 'bfloat16'"),
         ({"seed": 3}, r"the weights of VGGT='random, 0', now it is 'random, 3'"),
         ({"data__features__dtype": "float32"}, r"data.features.dtype='bfloat16'"),
+        ({"data__jpeg_draft": True}, r"data.jpeg_draft=False, now it is True"),
+        ({"data__image_height": 28}, r"data.image_height=56, now it is 28"),
+        ({"model__vision__num_heads": 4}, r"model.vision.num_heads=2, now it is 4"),
     ],
 )
 @pytest.mark.parametrize("work", ["train", "cache"])
@@ -193,7 +202,19 @@ def test_a_shard_that_is_cut_short_is_named_and_made_anew(filled, tmp_path, shar
     np.testing.assert_array_equal(training_rows(config, 4).batch(0, 4)["features"], expected)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', "{", '{"a": {"dtype": "F8"}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"format": 1}',
+        "{",
+        '{"a": {"dtype": "F8"}}',
+        "[" * 100_000,
+        '{"tokens": Infinity}',
+    ],
+    ids=range(7),
+)
 def test_a_damaged_description_is_named(filled, tmp_path, content):
     data, folder = filled
     config = configured(data, folder)
@@ -202,7 +223,9 @@ def test_a_damaged_description_is_named(filled, tmp_path, content):
         training_rows(config, 4)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 3}', "null"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"a": 3}', "null", "[" * 100_000], ids=range(6)
+)
 def test_lost_notes_on_images_cost_only_time(filled, tmp_path, content):
     data, folder = filled
     config = configured(data, folder)
@@ -296,7 +319,7 @@ def test_the_features_are_readable_to_others_and_by_the_library(filled, tmp_path
     (shard,) = shards.shard_files(folder)
     assert shard.stat().st_mode & 0o777 == (folder / "cache.json").stat().st_mode & 0o777
     with safe_open(shard, "pt") as file:
-        for name, ours in shards.Shards(folder).items():
+        for name, ours in held(folder).items():
             theirs = file.get_tensor(name)
             assert theirs.dtype == torch.bfloat16
             np.testing.assert_array_equal(theirs.view(torch.uint16), ours.view(np.uint16))
@@ -340,7 +363,7 @@ def test_a_run_goes_on_where_the_cache_was_moved(data, tmp_path, capsys):
     loop.train(configured(data, tmp_path / "moved", **DROPOUT), tmp_path / "run")
     assert "all 6 updates stand" in capsys.readouterr().out
     # Without the cache other views would be shown.
-    with pytest.raises(UserError, match=r"records of data.train differ|other views"):
+    with pytest.raises(UserError, match=r"records of data.train, or their views, differ"):
         loop.train(tiny.config_for(data, **DROPOUT), tmp_path / "run")
 
 
@@ -355,9 +378,9 @@ def test_killed_and_started_again(data, tmp_path, python):
         "from jaxvlm.training import features\n"
         "features._SHARD_BYTES = 1\n"
         "write = features.write_shard\n"
-        "def slow(folder, tensors):\n"
-        "    write(folder, tensors)\n"
-        "    (folder / 'features-00009.safetensors.abc.draft').write_text('cut')\n"
+        "def slow(folder, tensors, label):\n"
+        "    write(folder, tensors, label)\n"
+        "    (folder / 'features-00009.safetensors.0123456789ab.draft').write_text('cut')\n"
         "    print('written', flush=True)\n"
         "    time.sleep(60)\n"
         "features.write_shard = slow\n"
@@ -370,12 +393,12 @@ def test_killed_and_started_again(data, tmp_path, python):
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(0.1)
-    held = names(folder)
-    assert 0 < len(held) < 6
+    before = names(folder)
+    assert 0 < len(before) < 6
     with pytest.raises(UserError, match=r"half written"):
         training_rows(configured(data, folder), 4)
     config = fill(data, folder)
-    assert names(folder) > held and not list(folder.glob("*.draft"))
+    assert names(folder) > before and not list(folder.glob("*.draft"))
     training_rows(config, 4)
 
 
@@ -383,12 +406,125 @@ def test_an_image_that_is_gone_stops_the_filling(data, tmp_path, monkeypatch):
     config = configured(data, tmp_path / "features")
 
     def gone(folder, images):
-        made = digests(folder, images)
+        made = known(folder, images)
         (data.parent / "scene4_0.png").unlink()
         return made
 
-    digests = features.image_digests
-    monkeypatch.setattr(features, "image_digests", gone)
+    known = features.known_images
+    monkeypatch.setattr(features, "known_images", gone)
     with pytest.raises(UserError, match=r"scene4_0.png' cannot be read"):
         features.cache_features(config, 2)
     assert Image.open(data.parent / "scene4_1.png").size == (tiny.SIDE, tiny.SIDE)
+
+
+def test_a_cache_filled_for_other_subsets_says_so(filled):
+    data, folder = filled
+    with pytest.raises(UserError, match=r"filled for data.view_dropout=0.0, now it is 0.5"):
+        training_rows(configured(data, folder, **DROPOUT), 4)
+    fill(data, folder, data__view_dropout=0.5, data__features__variants=1)
+    with pytest.raises(UserError, match=r"filled for data.features.variants=1, now it is 8"):
+        training_rows(configured(data, folder, data__view_dropout=0.5), 4)
+
+
+def test_an_image_that_changes_while_features_are_made_stops_the_filling(
+    data, tmp_path, monkeypatch
+):
+    """Or its features would bear the name of what it was."""
+    folder = tmp_path / "features"
+    whole = held(fill_into(data, tmp_path / "whole"))
+
+    def changing(directory, images):
+        made = known(directory, images)
+        tiny.picture("white", 0).save(data.parent / "scene4_1.png")
+        return made
+
+    known = features.known_images
+    with monkeypatch.context() as patched:
+        patched.setattr(features, "known_images", changing)
+        with pytest.raises(UserError, match=r"scene4_1.png' changed while features were made"):
+            fill(data, folder)
+    # What was made before is kept and right.
+    for name, made in held(folder).items():
+        np.testing.assert_array_equal(made.view(np.uint16), whole[name].view(np.uint16))
+
+
+def fill_into(data, folder):
+    fill(data, folder)
+    return folder
+
+
+def test_what_is_not_its_own_is_left_alone(filled, tmp_path):
+    data, folder = filled
+    mine = ["thesis.draft", "features-mine.safetensors", "features-00001.safetensors.draft"]
+    for name in mine:
+        (folder / name).write_text("mine")
+    fill(data, folder)
+    assert all((folder / name).read_text() == "mine" for name in mine)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "features-00000.safetensors").write_text("mine")
+    with pytest.raises(UserError, match=r"holds 'features-00000.safetensors', and no feature ca"):
+        fill(data, other)
+    assert (other / "features-00000.safetensors").read_text() == "mine"
+
+
+def test_a_shard_of_another_cache_is_refused(filled, tmp_path):
+    data, folder = filled
+    fill(data, tmp_path / "other", seed=5)
+    foreign = folder / "features-00001.safetensors"
+    shutil.copy(tmp_path / "other" / "features-00000.safetensors", foreign)
+    for work in (lambda: training_rows(configured(data, folder), 4), lambda: fill(data, folder)):
+        with pytest.raises(UserError, match=r"00001.safetensors is of another cache"):
+            work()
+    assert foreign.exists()
+
+
+def test_a_shard_that_cannot_be_read_is_not_removed(filled, monkeypatch):
+    data, folder = filled
+    (shard,) = shards.shard_files(folder)
+
+    def failing(self, *arguments, **named):
+        if self == shard:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(self, *arguments, **named)
+
+    opened = Path.open
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", failing)
+        with pytest.raises(UserError, match=r"00000.safetensors cannot be read: Input/output"):
+            fill(data, folder)
+    assert shard.exists()
+
+
+def test_features_of_another_shape_are_refused(filled):
+    data, folder = filled
+    about = json.loads((folder / "cache.json").read_text())
+    for tokens in (5, 500, 10**9):
+        (folder / "cache.json").write_text(json.dumps({**about, "tokens": tokens}))
+        with pytest.raises(UserError, match=r"holds features \[\d+, 32\] .* expected"):
+            training_rows(configured(data, folder), 4)
+
+
+def test_a_start_that_fails_leaves_no_cache_behind(data, tmp_path):
+    folder = tmp_path / "features"
+    with pytest.raises(UserError, match="does not exist"):
+        fill(tmp_path / "nowhere.jsonl", folder, data__image_size=28)
+    fill(data, folder)
+
+
+def test_a_cache_turned_on_or_off_is_another_stream(data, tmp_path):
+    """The views are drawn otherwise, and the rows with them."""
+    fill(data, tmp_path / "features")
+    loop.train(tiny.config_for(data, train__max_steps=2), tmp_path / "run")
+    with pytest.raises(UserError, match=r"records of data.train, or their views, differ"):
+        loop.train(configured(data, tmp_path / "features", train__max_steps=2), tmp_path / "run")
+
+
+def test_a_lost_cache_is_no_lost_image(filled):
+    """Leaving out bad records does not leave out everything when the disk is gone."""
+    data, folder = filled
+    rows = training_rows(configured(data, folder, data__on_bad_record="skip"), 4)
+    for path in shards.shard_files(folder):
+        path.unlink()
+    with pytest.raises(UserError, match=r"features-00000.safetensors cannot be read"):
+        rows.batch(0, 1)

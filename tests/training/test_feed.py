@@ -107,3 +107,24 @@ def test_closing_ends_the_thread_and_the_stream(asked):
     fed.close()
     assert stream.closed
     assert not any(thread.name == "feed" and thread.is_alive() for thread in threading.enumerate())
+
+
+class Busy:
+    """Something that the devices compute."""
+
+    def __init__(self, seconds):
+        self._seconds = seconds
+
+    def block_until_ready(self):
+        time.sleep(self._seconds)
+        return self
+
+
+def test_devices_that_still_compute_do_not_wait(feed):
+    """A batch that comes while they are busy costs nothing, though it was not ready."""
+    slow = feed(Stream(3, seconds=0.15))
+    slow.take(Busy(0.5))
+    assert slow.waited < 0.05
+    idle = feed(Stream(3, seconds=0.3))
+    idle.take(Busy(0.0))
+    assert idle.waited > 0.2

@@ -8,6 +8,7 @@ import time
 
 import jax
 import numpy as np
+import psutil
 import pytest
 import tiny
 
@@ -263,12 +264,54 @@ def test_samples_whose_image_vanishes_are_left_out_and_counted(tmp_path, capfd, 
     assert "the samples that show it are left out" in printed.err
 
 
+def test_a_run_without_a_single_image_left_stops(tmp_path, monkeypatch):
+    records = tiny.write_records(tmp_path)
+    changes = {"train__max_steps": 30, "train__save_every": 30, "data__on_bad_record": "skip"}
+    write = MetricLog.write
+
+    def vanishing(self, done, metrics, eta):
+        write(self, done, metrics, eta)
+        for image in tmp_path.glob("*.png"):
+            image.unlink()
+
+    monkeypatch.setattr(MetricLog, "write", vanishing)
+    with pytest.raises(UserError, match=r"update \d+: not one sample was left"):
+        loop.train(tiny.config_for(records, **changes), tmp_path / "run")
+    assert not any(p.name == "30" for p in (tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_killed_worker_is_told_and_the_updates_are_kept(python, tmp_path):
+    records = tiny.write_records(tmp_path)
+    flags = tiny.arguments(records, tmp_path / "run", "train.max_steps=100000",
+                           "train.save_every=100000", "data.num_workers=1")  # fmt: skip
+    process = python("-m", "jaxvlm.train", *flags)
+    until(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and logged(tmp_path / "run"))
+    workers = [
+        c for c in psutil.Process(process.pid).children() if "spawn_main" in str(c.cmdline())
+    ]
+    assert workers
+    for worker in workers:
+        worker.kill()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors[-2000:]
+    assert "fewer data.num_workers need less" in errors and "Traceback" not in errors
+    kept = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
+    assert len(kept) == 1 and int(kept[0]) > 0
+
+
+def until(condition):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to pass"
+        time.sleep(0.05)
+
+
 def test_other_records_are_noticed(tmp_path):
     records = tiny.write_records(tmp_path)
     config = tiny.config_for(records, train__max_steps=2)
     loop.train(config, tmp_path / "run")
     records.write_text(records.read_text().replace('"red"', '"pink"'))
-    with pytest.raises(UserError, match=r"records of data.train differ"):
+    with pytest.raises(UserError, match=r"records of data.train, or their views, differ"):
         loop.train(config, tmp_path / "run")
 
 

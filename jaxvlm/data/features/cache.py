@@ -11,21 +11,23 @@ sizes, framing, precision) is the same for the whole folder.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from jaxvlm.console import say_once
 from jaxvlm.data.audit.images import stamp
-from jaxvlm.data.features.shards import DTYPES, Shards
+from jaxvlm.data.features.shards import DTYPES, Shards, shard_files
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
 
 FORMAT = 1
 _ABOUT, _IMAGES = "cache.json", "images.json"
 _READERS = 16
-_AGAIN = "python -m jaxvlm.cache_features with the same --config"
+_AGAIN = "python -m jaxvlm.cache_features with the same --config and --config.… fields"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,27 +75,71 @@ def feature_name(digests: Sequence[str]) -> str:
     return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
 
 
-def begin_cache(folder: Path, made: Mapping[str, object], tokens: int, width: int) -> None:
-    """Says in a new folder what its features will be made from; checks it in an old one.
+def label_of(made: Mapping[str, object]) -> str:
+    """A name for what features were made from, which every shard bears."""
+    return hashlib.blake2b(json.dumps(sorted(made.items())).encode(), digest_size=16).hexdigest()
 
-    Raises:
-      UserError: the folder holds features that were made from something else.
+
+def filled_for(data) -> dict[str, object]:
+    """The fields that decide which subsets of views a cache holds."""
+    return {
+        "data.num_views": data.num_views,
+        "data.view_dropout": data.view_dropout,
+        "data.features.variants": data.features.variants,
+    }
+
+
+def check_folder(folder: Path, made: Mapping[str, object]) -> None:
+    """Raises a UserError where features cannot be added to a folder.
+
+    That is one that holds features made from something else, or things that are no features.
     """
     if (folder / _ABOUT).exists():
-        _about(folder, made)
+        if any(shard_files(folder)):
+            _about(folder, made)
         return
+    strange = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    if strange:
+        raise UserError(
+            f"data.features.folder={str(folder)!r} holds {strange[0]!r}, and no feature cache; "
+            "give a folder of its own"
+        )
+
+
+def describe_cache(folder: Path, made: Mapping[str, object], asked, sizes: tuple[int, int]) -> None:
+    """Writes what a folder's features are made from, and what for.
+
+    Args:
+      folder: of the cache.
+      made: of `made_from`.
+      asked: of `filled_for`.
+      sizes: tokens of a view, and their width.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    tokens, width = sizes
     about = {"format": FORMAT, "made_from": dict(made), "tokens": tokens, "width": width}
-    write_text(folder / _ABOUT, json.dumps(about, indent=2) + "\n")
+    about["filled_for"] = dict(asked)
+    try:
+        write_text(folder / _ABOUT, json.dumps(about, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder / _ABOUT} cannot be written: {error.strerror}") from None
 
 
 def open_cache(
-    folder: Path, made: Mapping[str, object], subsets: Mapping[tuple[str, ...], Iterable], digests
+    folder: Path,
+    made: Mapping[str, object],
+    asked: Mapping[str, object],
+    subsets: Mapping[tuple[str, ...], Collection[Sequence[int]]],
+    digests: Mapping[str, str],
 ) -> FeatureCache:
     """Opens a cache that holds certain features.
 
     Args:
       folder: of the cache.
       made: what the features must have been made from.
+      asked: of `filled_for`.
       subsets: of each image set (its image files) the subsets of views that are needed.
       digests: SHA-256 of these images.
 
@@ -102,16 +148,25 @@ def open_cache(
         (an image has changed, or the cache is half written), or a shard is damaged.
     """
     about = _about(folder, made)
-    shards = Shards(folder)
-    lacking = [
-        images
-        for images, kept in subsets.items()
-        if any(feature_name([digests[images[v]] for v in views]) not in shards for views in kept)
-    ]
-    if lacking:
-        raise UserError(_lack(folder, lacking, len(subsets), digests))
+    tokens, width = about["tokens"], about["width"]
     dtype = DTYPES[made["data.features.dtype"]]
-    return FeatureCache(folder, about["tokens"], about["width"], dtype, shards, digests)
+    shards = Shards(folder, label_of(about["made_from"]))
+    lacking = []
+    for images, kept in subsets.items():
+        for views in kept:
+            place = shards.places.get(feature_name([digests[images[view]] for view in views]))
+            if place is None:
+                lacking.append(images)
+                break
+            if place.shape != (len(views) * tokens, width) or place.dtype != dtype:
+                raise UserError(
+                    f"{place.file} holds features {list(place.shape)} of dtype {place.dtype} for "
+                    f"{len(views)} views, expected {[len(views) * tokens, width]} of {dtype}; "
+                    f"delete {folder} and run {_AGAIN}"
+                )
+    if lacking:
+        raise UserError(_lack(folder, lacking, len(subsets), digests, asked))
+    return FeatureCache(folder, tokens, width, dtype, shards, digests)
 
 
 def _about(folder: Path, made: Mapping[str, object]) -> dict:
@@ -119,19 +174,26 @@ def _about(folder: Path, made: Mapping[str, object]) -> dict:
     try:
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
         before = dict(about["made_from"])
-        sizes = about["format"], int(about["tokens"]), int(about["width"])
+        found, dict_of = about["format"], dict(about.get("filled_for", {}))
+        about = {**about, "tokens": int(about["tokens"]), "width": int(about["width"])}
+        about["filled_for"] = dict_of
     except FileNotFoundError:
         raise UserError(
             f"data.features.folder={str(folder)!r} holds no feature cache; make it: {_AGAIN}"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise UserError(
-            f"{folder / _ABOUT} is damaged ({error}); delete the folder and run {_AGAIN}"
+            f"data.features.folder: {folder / _ABOUT} cannot be read: {error.strerror}"
         ) from None
-    if sizes[0] != FORMAT:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(
-            f"{folder} is a feature cache of format {sizes[0]!r}, expected {FORMAT}; delete it and "
-            f"run {_AGAIN}"
+            f"{folder / _ABOUT} is damaged ({str(error)[:100]}); give data.features.folder another "
+            f"folder and run {_AGAIN}"
+        ) from None
+    if found != FORMAT:
+        raise UserError(
+            f"{folder} is a feature cache of format {found!r}, expected {FORMAT}; give "
+            f"data.features.folder another folder and run {_AGAIN}"
         )
     for name, value in json.loads(json.dumps(made)).items():
         if before.get(name) != value:
@@ -144,64 +206,86 @@ def _about(folder: Path, made: Mapping[str, object]) -> dict:
 
 
 def _lack(
-    folder: Path, lacking: Sequence[tuple[str, ...]], count: int, digests: Mapping[str, str]
+    folder: Path,
+    lacking: Sequence[tuple[str, ...]],
+    count: int,
+    digests: Mapping[str, str],
+    asked: Mapping[str, object],
 ) -> str:
     known = _known_images(folder)
     changed = [
         image
         for images in lacking
         for image in images
-        if image in known and known[image][1] != digests[image]
+        if image in known and known[image].digest != digests[image]
     ]
-    reason = (
-        f"the image {changed[0]!r} has changed since they were made"
-        if changed
-        else f"that of {lacking[0][0]!r}, for one (is it half written, or has the data grown?)"
-    )
+    before = json.loads((folder / _ABOUT).read_text(encoding="utf-8")).get("filled_for", {})
+    other = [name for name, value in asked.items() if before.get(name) != value]
+    if changed:
+        reason = f"the image {changed[0]!r} has changed since they were made"
+    elif other:
+        name = other[0]
+        reason = f"it was filled for {name}={before.get(name)!r}, now it is {asked[name]!r}"
+    else:
+        reason = f"that of {lacking[0][0]!r}, for one (is it half written, or has the data grown?)"
     return (
         f"the feature cache {folder} lacks {len(lacking):,} of {count:,} image sets: {reason}. Run "
         f"{_AGAIN}, which adds what is missing"
     )
 
 
-def image_digests(folder: Path, images: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of image files; of those that are as the cache knows them, without reading them.
+class KnownImage(NamedTuple):
+    """An image file as it was: size and time of change, and SHA-256."""
+
+    stamp: list | None
+    digest: str
+
+
+def known_images(folder: Path, images: Iterable[str]) -> dict[str, KnownImage]:
+    """What image files are; those that are as the cache knows them are not read.
 
     Raises:
       UserError: an image that cannot be read.
     """
     known = _known_images(folder)
 
-    def digest(image: str) -> str:
-        if image in known and known[image][0] == _stamp(image):
-            return known[image][1]
+    def look(image: str) -> KnownImage:
+        # Before it is read: what changes later will be noticed.
+        now = stamp_of(image)
+        if image in known and known[image].stamp == now:
+            return known[image]
         try:
             with Path(image).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                return KnownImage(now, hashlib.file_digest(file, "sha256").hexdigest())
         except OSError as error:
             raise UserError(f"the image {image!r} cannot be read: {error.strerror}") from None
 
     images = list(dict.fromkeys(images))
     with ThreadPoolExecutor(_READERS) as pool:
-        return dict(zip(images, pool.map(digest, images), strict=True))
+        return dict(zip(images, pool.map(look, images), strict=True))
 
 
-def note_images(folder: Path, digests: Mapping[str, str]) -> None:
+def note_images(folder: Path, images: Mapping[str, KnownImage]) -> None:
     """Notes the images of a cache, so that the next start need not read them."""
-    noted = {image: [_stamp(image), digest] for image, digest in digests.items()}
-    known = {image: list(entry) for image, entry in _known_images(folder).items()}
-    write_text(folder / _IMAGES, json.dumps({**known, **noted}) + "\n")
+    try:
+        write_text(folder / _IMAGES, json.dumps({**_known_images(folder), **images}) + "\n")
+    except OSError as error:
+        say_once(
+            f"warning: {folder / _IMAGES} cannot be written ({error.strerror}); every start will "
+            "read all images to know them"
+        )
 
 
-def _known_images(folder: Path) -> dict[str, tuple[list, str]]:
-    """Stamp and SHA-256 of each noted image; nothing where the file is missing or damaged."""
+def _known_images(folder: Path) -> dict[str, KnownImage]:
+    """The noted images; nothing where the file is missing or damaged."""
     try:
         noted = json.loads((folder / _IMAGES).read_text(encoding="utf-8"))
-        return {image: (entry[0], str(entry[1])) for image, entry in noted.items()}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return {image: KnownImage(entry[0], str(entry[1])) for image, entry in noted.items()}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return {}
 
 
-def _stamp(image: str) -> list | None:
+def stamp_of(image: str) -> list | None:
+    """Size and time of change of an image file."""
     found = stamp(image)
     return found and list(found)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,9 +20,15 @@ from safetensors.numpy import save_file
 from jaxvlm.errors import UserError
 from jaxvlm.files import draft_of
 
+
+class DamagedShard(UserError):
+    """A file that is no whole shard."""
+
+
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
 _NAMED = {"BF16": DTYPES["bfloat16"], "F32": DTYPES["float32"]}
-_PATTERN = "features-*.safetensors"
+_NAME = re.compile(r"features-(\d{5})\.safetensors")
+_DRAFT = re.compile(_NAME.pattern + r"\.[0-9a-f]{12}\.draft")
 # A header of a file that is none may claim any length.
 _LONGEST_HEADER = 100_000_000
 
@@ -37,38 +44,44 @@ class Place:
 
 
 class Shards(Mapping[str, np.ndarray]):
-    """The tensors of a folder's shards by name, each a view of the mapped file."""
+    """The tensors of a folder's shards by name, each a view of the mapped file.
 
-    def __init__(self, folder: Path):
+    Attributes:
+      places: where they lie.
+    """
+
+    def __init__(self, folder: Path, label: str):
         """Reads the headers.
 
         Raises:
-          UserError: a shard that is damaged.
+          UserError: a shard that is damaged, or has another label.
         """
-        self._places: dict[str, Place] = {}
+        self.places: dict[str, Place] = {}
         for path in shard_files(folder):
-            self._places |= read_header(path)
+            self.places |= read_header(path, label)
         self._maps: dict[str, np.memmap] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        place = self._places[name]
+        place = self.places[name]
         if place.file not in self._maps:
             try:
                 self._maps[place.file] = np.memmap(place.file, np.uint8, "r")
-            except OSError as error:
-                raise UserError(f"{place.file} cannot be read: {error.strerror}") from None
+            except (OSError, ValueError) as error:
+                raise UserError(f"{place.file} cannot be read: {error}") from None
         size = int(np.prod(place.shape)) * place.dtype.itemsize
         raw = self._maps[place.file][place.offset : place.offset + size]
+        if len(raw) < size:
+            raise UserError(f"{place.file} has become shorter since it was opened")
         return raw.view(place.dtype).reshape(place.shape)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places
+        return name in self.places
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self.places)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     def __getstate__(self) -> dict:
         # Worker processes map the files themselves.
@@ -77,14 +90,24 @@ class Shards(Mapping[str, np.ndarray]):
 
 def shard_files(folder: Path) -> list[Path]:
     """The shards of a folder in the order they were written."""
-    return sorted(folder.glob(_PATTERN))
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
-def read_header(path: Path) -> dict[str, Place]:
+def draft_files(folder: Path) -> list[Path]:
+    """What a killed process left of shards it was writing."""
+    return [path for path in folder.iterdir() if _DRAFT.fullmatch(path.name)]
+
+
+def read_header(path: Path, label: str) -> dict[str, Place]:
     """The tensors of a shard.
 
+    Args:
+      path: of the shard.
+      label: what it must be labelled with: features of other making have another one.
+
     Raises:
-      UserError: the file is no shard or is cut short.
+      DamagedShard: the file is no shard or is cut short.
+      UserError: it cannot be read, or is labelled otherwise.
     """
     try:
         whole = path.stat().st_size
@@ -93,40 +116,50 @@ def read_header(path: Path) -> dict[str, Place]:
             if not 2 <= length <= min(_LONGEST_HEADER, whole - 8):
                 raise ValueError("its header is cut off")
             header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
+        found = header.pop("__metadata__", {}).get("label")
         places = {}
         for name, tensor in header.items():
-            start, end = tensor["data_offsets"]
-            shape, dtype = tuple(tensor["shape"]), _NAMED[tensor["dtype"]]
-            if end - start != int(np.prod(shape)) * dtype.itemsize:
+            start, end = (int(edge) for edge in tensor["data_offsets"])
+            shape = tuple(int(side) for side in tensor["shape"])
+            dtype = _NAMED[tensor["dtype"]]
+            size = int(np.prod(shape)) * dtype.itemsize
+            if min(shape, default=0) < 1 or start < 0 or end - start != size:
                 raise ValueError(f"the size of {name!r} is not that of its shape")
             places[name] = Place(str(path), 8 + length + start, shape, dtype)
         ends = [tensor["data_offsets"][1] for tensor in header.values()]
-        if whole != 8 + length + max(ends, default=0):
-            raise ValueError(
-                f"it has {whole:,} bytes, {8 + length + max(ends, default=0):,} should be"
-            )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
+        due = 8 + length + max(ends, default=0)
+        if whole != due:
+            raise ValueError(f"it has {whole:,} bytes, {due:,} should be")
+    except OSError as error:
+        raise UserError(f"the feature shard {path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedShard(
             f"the feature shard {path} is damaged ({error}); run python -m jaxvlm.cache_features "
             "again, which makes its features anew"
         ) from None
+    if found != label:
+        raise UserError(
+            f"the feature shard {path} is of another cache: its features were made from something "
+            "else; take it out of the folder"
+        )
     return places
 
 
-def write_shard(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write_shard(folder: Path, tensors: Mapping[str, np.ndarray], label: str) -> None:
     """Writes a further shard of a folder, whole or not at all.
 
     Raises:
       UserError: it cannot be written.
     """
-    taken = [int(path.stem.rpartition("-")[2]) for path in shard_files(folder)]
+    taken = [int(_NAME.fullmatch(path.name)[1]) for path in shard_files(folder)]
     path = folder / f"features-{max(taken, default=-1) + 1:05}.safetensors"
     draft = draft_of(path)
     try:
-        save_file(dict(tensors), draft)
+        save_file(dict(tensors), draft, {"label": label})
         # The library lets nobody else read its files.
         draft.chmod(0o666 & ~_umask())
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(draft, path)
     # What the library raises for a full disk is an error of its own.
     except Exception as error:
