@@ -151,8 +151,8 @@ def test_a_batch_of_cached_features_shows_their_images(tmp_path, batch):
     text, picture = batch(folder)
     assert re.search(r"features +│ \[2, 2, 42, 32\] +│ bfloat16", text)
     assert "42 cached features" in text and "images  " not in text
-    plain = batch()[1]
-    assert (picture == plain).mean() > 0.99
+    walls = [c for c in tiny.COLOURS.values() if (np.abs(picture - np.array(c)).max(-1) < 3).any()]
+    assert len(walls) >= 3
 
 
 def test_a_batch_that_is_not_packed(batch):
