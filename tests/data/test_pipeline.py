@@ -375,6 +375,7 @@ def test_how_full_rows_are(rows):
     assert usage.views == batch["view_counts"].sum() / (batch["view_counts"] > 0).sum() / 3
 
 
+@pytest.mark.slow
 def test_a_worker_ends_with_its_parent(scenes_file, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(small(scenes_file).to_dict()))
     program = """

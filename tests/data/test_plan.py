@@ -112,7 +112,8 @@ def test_labels_bind_where_answers_are_long():
 
 def test_a_mixture_holds_over_many_draws():
     sizes = [(5, 2, i // 5) for i in range(700)]
-    made = plan(samples(sizes), [(0.7, range(300)), (0.3, range(300, 700))])
+    roomy = Capacity(1000, 20, 400, 10)
+    made = plan(samples(sizes), [(0.7, range(300)), (0.3, range(300, 700))], capacity=roomy)
     counts = drawn(epoch_rows(made, 29))
     total = counts.total()
     assert total > 20_000

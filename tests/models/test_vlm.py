@@ -95,11 +95,8 @@ def test_a_packed_row_is_its_samples_each_in_a_row_of_its_own(toy, loss_and_grad
     alone = [Group((i,), group.views) for group in groups for i in group.samples]
     assert len(groups) == 2 and len(alone) == 4
     build = toy.rows.builder
-    packed = {k: v[None] for k, v in build(groups).items()}
-    rows = [build([group]) for group in alone]
-    apart = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    packed_loss, packed_gradients = loss_and_gradients(packed)
-    loss, gradients = loss_and_gradients(apart)
+    packed_loss, packed_gradients = loss_and_gradients(build.batch([groups]))
+    loss, gradients = loss_and_gradients(build.batch([[group] for group in alone]))
     np.testing.assert_allclose(packed_loss, loss, rtol=1e-5)
     for path, gradient in gradients.items():
         scale = float(jnp.abs(gradient).max())

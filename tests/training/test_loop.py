@@ -280,6 +280,7 @@ def test_a_run_without_a_single_image_left_stops(tmp_path, monkeypatch):
     assert not any(p.name == "30" for p in (tmp_path / "run" / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_told_and_the_updates_are_kept(python, tmp_path):
     records = tiny.write_records(tmp_path)
     flags = tiny.arguments(records, tmp_path / "run", "train.max_steps=100000",
