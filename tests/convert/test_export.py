@@ -90,7 +90,13 @@ def torch_tensor(value: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(value.copy())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(dtype, marks=[pytest.mark.slow] if dtype != ml_dtypes.bfloat16 else [])
+        for dtype in DTYPES
+    ],
+)
 def test_vggt_goes_round_bit_for_bit(tmp_path, dtype):
     source = random_tensors(["vision"], {}, dtype)
     torch.save({"model": {k: torch_tensor(v) for k, v in source.items()}}, tmp_path / "vggt.pt")
@@ -135,7 +141,9 @@ def test_qwen3_goes_round_bit_for_bit_in_small_shards(tmp_path, dtype):
     convert(verify, tmp_path / "again", folder)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [np.float32, pytest.param(ml_dtypes.bfloat16, marks=pytest.mark.slow)]
+)
 def test_the_original_goes_round_bit_for_bit(tmp_path, dtype):
     source = random_tensors(PARTS, parts.ORIGINAL, dtype)
     embedding = "text_model.model.embed_tokens.weight"
