@@ -58,7 +58,7 @@ def get_config(argument: str = ""):
         config.optimizer.learning_rate[part] = 1e-3
     # A longer memory of squared gradients delays the turn from guessing to looking.
     config.optimizer.b2 = 0.95
-    config.train.max_steps = 4500
+    config.train.max_steps = 3900
     config.train.rows_per_device = 8
     config.train.accumulation = 1
     # On a CPU it is faster to compute again than to store and fetch.
