@@ -124,7 +124,7 @@ from PIL import Image
 from jaxvlm.data.packing import Capacity, Group
 from jaxvlm.data.record import parse_record
 from jaxvlm.data.framing import Framing
-from jaxvlm.data.readers import SetReader
+from jaxvlm.data.readers import ImageReader
 from jaxvlm.data.rows import RowBuilder, VisualLayout
 from jaxvlm.data.sequence import tokenize
 from jaxvlm.data.tokenizer import load_tokenizer
@@ -135,7 +135,8 @@ tokenizer = load_tokenizer("jaxvlm:rooms")
 records = [parse_record({{"images": [path], "question": "Where?", "answer": "left"}}, "o")]
 samples, _ = tokenize(records, tokenizer, "plain", 60, 4)
 build = RowBuilder(records, samples, Capacity(60, 1, 10, 1), VisualLayout("none", 0, 4),
-                   SetReader(Framing(14, 14), 1), tokenizer.placeholder_id, tokenizer.pad_id)
+                   ImageReader(framing=Framing(14, 14), views=1), tokenizer.placeholder_id,
+                   tokenizer.pad_id)
 row = build.batch([[Group((0,), (0,))]])
 assert tokenizer.decode(row["labels"][row["label_weights"] > 0]) == "left"
 """

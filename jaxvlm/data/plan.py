@@ -15,6 +15,8 @@ from jaxvlm.data.sequence import Sample
 from jaxvlm.data.views import Views
 from jaxvlm.errors import UserError
 
+# Raised whenever the same seed makes other rows: a run that was begun before does not go on.
+VERSION = 1
 # Reading threads share a plan; a module's lock, unlike an attribute, needs no pickling.
 _LOCK = threading.Lock()
 

@@ -3,6 +3,7 @@
 Axes: N image sets (one axis or several), V views, H W pixels, C context tokens, F their width.
 """
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from jaxvlm.data.augment import Augment, Change
 from jaxvlm.data.features.cache import FeatureCache
-from jaxvlm.data.framing import Framing
+from jaxvlm.data.framing import Framing, Window
 from jaxvlm.data.geometry import FEATURES, geometry_features
 from jaxvlm.data.images import load_image
 from jaxvlm.data.record import Record
@@ -26,22 +27,76 @@ _PLAIN = Augment()
 At = int | tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class SetReader:
-    """Reads the images and the geometry of image sets.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SetReader(abc.ABC):
+    """Reads what is shown of image sets, and their geometry.
 
     Attributes:
       framing: how images become H x W pixels.
       views: V, views a set holds at most.
       blind: show black images and no geometry: the text-only control.
       convention: of the geometry features.
-      augment: random changes of images.
     """
 
     framing: Framing
     views: int
     blind: bool = False
     convention: str = "first_camera"
+
+    @abc.abstractmethod
+    def empty(self, *count: int) -> Sets:
+        """Arrays of `count` image sets without views."""
+
+    @abc.abstractmethod
+    def read(self, sets: Sets, at: At, record: Record, kept: Sequence[int], seed: int = 0) -> None:
+        """Puts a record's image set at a place of `sets`, which is empty there.
+
+        Args:
+          sets: of `empty`.
+          at: the place.
+          record: whose images and geometry are shown.
+          kept: views that are; they move to the front, behind them stay zeros.
+          seed: of random changes.
+
+        Raises:
+          LostImage: an image cannot be read; the place is empty as before.
+          UserError: anything else that cannot be read.
+        """
+
+    def has_geometry(self, record: Record) -> bool:
+        """Whether the record's samples are shown geometry tokens."""
+        return record.geometry is not None and not self.blind
+
+    def _empty_geometry(self, count: tuple[int, ...]) -> Sets:
+        return {
+            "view_counts": np.zeros(count, np.int32),
+            "geometry": np.zeros((*count, self.views, FEATURES), np.float32),
+        }
+
+    def _read_geometry(
+        self,
+        sets: Sets,
+        at: At,
+        record: Record,
+        kept: Sequence[int],
+        windows: Sequence[Window | None] | None = None,
+    ) -> None:
+        sets["view_counts"][at] = len(kept)
+        if self.blind:
+            return
+        features = geometry_features(record, kept, self.framing, self.convention, windows)
+        if features is not None:
+            sets["geometry"][at][: len(kept)] = features
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageReader(SetReader):
+    """Reads images.
+
+    Attributes:
+      augment: random changes of them.
+    """
+
     augment: Augment = _PLAIN
 
     def empty(self, *count: int) -> Sets:
@@ -51,21 +106,10 @@ class SetReader:
           `images uint8[N,V,H,W,3]`, `view_counts int32[N]`, `geometry f32[N,V,37]`.
         """
         shape = (*count, self.views, self.framing.height, self.framing.width, 3)
-        return {"images": np.zeros(shape, np.uint8), **self._empty_rest(count)}
+        return {"images": np.zeros(shape, np.uint8), **self._empty_geometry(count)}
 
     def read(self, sets: Sets, at: At, record: Record, kept: Sequence[int], seed: int = 0) -> None:
-        """Puts a record's image set at a place of `sets`, which is empty there.
-
-        Args:
-          sets: of `empty`.
-          at: the place.
-          record: whose images and geometry are shown.
-          kept: views that are; they move to the front, behind them stay zeros.
-          seed: of the random changes.
-
-        Raises:
-          LostImage: an image cannot be read; the place is empty as before.
-        """
+        """See `SetReader.read`."""
         changes = self.augment.draw(seed, len(kept))
         if not self.blind:
             pixels = sets["images"][at]
@@ -75,11 +119,8 @@ class SetReader:
             except UserError:
                 pixels[...] = 0
                 raise
-        self._read_rest(sets, at, record, kept, changes)
-
-    def has_geometry(self, record: Record) -> bool:
-        """Whether the record's samples are shown geometry tokens."""
-        return record.geometry is not None and not self.blind
+        windows = [change.window for change in changes]
+        self._read_geometry(sets, at, record, kept, windows)
 
     def _image(self, record: Record, view: int, change: Change) -> np.ndarray:
         try:
@@ -87,33 +128,16 @@ class SetReader:
         except UserError as error:
             raise LostImage(f"{record.origin}: {error}") from None
 
-    def _empty_rest(self, count: tuple[int, ...]) -> Sets:
-        return {
-            "view_counts": np.zeros(count, np.int32),
-            "geometry": np.zeros((*count, self.views, FEATURES), np.float32),
-        }
 
-    def _read_rest(
-        self, sets: Sets, at: At, record: Record, kept: Sequence[int], changes: Sequence[Change]
-    ) -> None:
-        sets["view_counts"][at] = len(kept)
-        if self.blind:
-            return
-        windows = [change.window for change in changes]
-        features = geometry_features(record, kept, self.framing, self.convention, windows)
-        if features is not None:
-            sets["geometry"][at][: len(kept)] = features
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureReader(SetReader):
-    """Reads what VGGT made of the images before, and the geometry.
+    """Reads what VGGT made of the images before.
 
     Attributes:
       cache: of the features.
     """
 
-    cache: FeatureCache = None
+    cache: FeatureCache
 
     def empty(self, *count: int) -> Sets:
         """Arrays of `count` image sets without views.
@@ -126,12 +150,12 @@ class FeatureReader(SetReader):
         return {
             "features": np.zeros(shape, self.cache.dtype),
             "feature_counts": np.zeros(count, np.int32),
-            **self._empty_rest(count),
+            **self._empty_geometry(count),
         }
 
     def read(self, sets: Sets, at: At, record: Record, kept: Sequence[int], seed: int = 0) -> None:
-        """Puts a record's image set at a place of `sets`; see `SetReader.read`."""
+        """See `SetReader.read`."""
         features = self.cache.read(record.images, kept)
         sets["features"][at][: len(features)] = features
         sets["feature_counts"][at] = len(features)
-        self._read_rest(sets, at, record, kept, [Change()] * len(kept))
+        self._read_geometry(sets, at, record, kept)

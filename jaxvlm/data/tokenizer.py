@@ -1,6 +1,7 @@
 """Text to token ids and back, with the two reserved ids behind the tokenizer's own."""
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class Tokenizer:
         Raises:
           UserError: it cannot be loaded, or lacks one of Qwen's special tokens.
         """
+        # It would say that there is no PyTorch, which nothing here needs.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         # The Auto class would import torch wherever it is installed.
         from tokenizers import AddedToken
         from transformers import PreTrainedTokenizerFast

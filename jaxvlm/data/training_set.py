@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from jaxvlm.data.augment import Augment
-from jaxvlm.data.features.cache import filled_for, known_images, made_from, open_cache
+from jaxvlm.data.features.cache import filled_for, made_from, open_cache
+from jaxvlm.data.features.images import known_images
 from jaxvlm.data.features.subsets import cached_subsets
 from jaxvlm.data.framing import Framing
 from jaxvlm.data.packing import Capacity, Group
-from jaxvlm.data.plan import Plan
-from jaxvlm.data.readers import FeatureReader, SetReader
+from jaxvlm.data.plan import VERSION, Plan
+from jaxvlm.data.readers import FeatureReader, ImageReader
 from jaxvlm.data.record import Record
 from jaxvlm.data.rows import RowBuilder, VisualLayout
 from jaxvlm.data.sequence import Sample, tokenize
 from jaxvlm.data.sources import Joined, load_sources
 from jaxvlm.data.tokenizer import load_tokenizer
-from jaxvlm.data.views import ListedViews, Views, say_cut_views
+from jaxvlm.data.views import ListedViews, RandomViews, say_cut_views
 from jaxvlm.errors import UserError
 
 # Rows that are not packed are padded to multiples of these, so that few shapes are compiled.
@@ -119,10 +120,20 @@ def framing(config) -> Framing:
     )
 
 
-def set_reader(config) -> SetReader:
-    """The reader of images and geometry that a configuration asks for, without random changes."""
+def image_reader(config) -> ImageReader:
+    """The reader of images that a configuration asks for, without random changes."""
+    return ImageReader(**_reading(config))
+
+
+def _reading(config) -> dict:
+    """What every reader of a configuration's image sets knows."""
     data = config.data
-    return SetReader(framing(config), data.num_views, data.blind, data.geometry_convention)
+    return {
+        "framing": framing(config),
+        "views": data.num_views,
+        "blind": data.blind,
+        "convention": data.geometry_convention,
+    }
 
 
 def training_rows(config, count: int, vision: str | None = None) -> Rows:
@@ -151,12 +162,11 @@ def training_rows(config, count: int, vision: str | None = None) -> Rows:
     say_cut_views([sample.views for sample in samples], data.num_views)
     if shortened:
         print(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
-    fingerprint = [source.fingerprint for source in sources]
+    fingerprint = [f"plan {VERSION}", *(source.fingerprint for source in sources)]
     if data.features.folder is None:
         first = {sample.set_id for sample in samples if sample.keep_first}
-        views = Views(data.num_views, data.view_dropout, first)
-        augment = Augment(data.augment.color_jitter, data.augment.random_crop)
-        reader = dataclasses.replace(set_reader(config), augment=augment)
+        views = RandomViews(most=data.num_views, dropout=data.view_dropout, keep_first=first)
+        reader = ImageReader(**_reading(config), augment=Augment(**data.augment))
     else:
         views, reader = _cached(config, samples, records, vision)
         # Views are drawn otherwise than without a cache, from subsets that the images decide.
@@ -220,8 +230,5 @@ def _cached(
     asked = filled_for(config.data)
     cache = open_cache(folder, made_from(config, vision), asked, subsets, digests)
     by_set = {set_id: subsets[shown] for set_id, shown in images.items()}
-    views = ListedViews(config.data.num_views, subsets=by_set)
-    plain = set_reader(config)
-    return views, FeatureReader(
-        plain.framing, plain.views, plain.blind, plain.convention, cache=cache
-    )
+    views = ListedViews(most=config.data.num_views, subsets=by_set)
+    return views, FeatureReader(**_reading(config), cache=cache)

@@ -1,5 +1,6 @@
 """Which views of an image set are shown."""
 
+import abc
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
@@ -8,38 +9,51 @@ import numpy as np
 from jaxvlm.data.sequence import Sample
 
 
-@dataclasses.dataclass(frozen=True)
-class Views:
-    """Chooses the views of an image set anew each time.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Views(abc.ABC):
+    """Chooses the views of an image set, anew each time.
 
     Attributes:
-      most: views a set is shown at most, the first ones.
+      most: views a set is shown at most.
+    """
+
+    most: int
+
+    @abc.abstractmethod
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sequence[int]:
+        """Indices of the views that the questions of a sample's image set are shown, in order."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomViews(Views):
+    """The first views, of which each may be left out.
+
+    Attributes:
       dropout: probability of leaving a view out.
       keep_first: sets of which view 0 is never left out: an action is stated in its frame.
     """
 
-    most: int
     dropout: float = 0.0
     keep_first: Collection[int] = ()
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sequence[int]:
-        """Indices of the views that the questions of a sample's image set are shown, in order."""
+        """See `Views`."""
         first = sample.set_id in self.keep_first
         return keep_views(sample.views, self.most, self.dropout, first, rng)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ListedViews(Views):
-    """Chooses among a few subsets of the views: those that a feature cache holds.
+    """One of a few subsets of the views: those that a feature cache holds.
 
     Attributes:
       subsets: of each image set.
     """
 
-    subsets: Mapping[int, Sequence[tuple[int, ...]]] = dataclasses.field(default_factory=dict)
+    subsets: Mapping[int, Sequence[tuple[int, ...]]]
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sequence[int]:
-        """Indices of the views that the questions of a sample's image set are shown, in order."""
+        """See `Views`."""
         subsets = self.subsets[sample.set_id]
         return subsets[int(rng.integers(len(subsets)))]
 

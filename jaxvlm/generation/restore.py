@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxvlm.data.readers import SetReader
+from jaxvlm.data.readers import ImageReader
 from jaxvlm.data.rows import VisualLayout
 from jaxvlm.data.tokenizer import Tokenizer, load_tokenizer
-from jaxvlm.data.training_set import set_reader, visual_layout
+from jaxvlm.data.training_set import image_reader, visual_layout
 from jaxvlm.generation.decode import Generator
 from jaxvlm.models.vlm import vlm_config
 from jaxvlm.training.checkpoints import restore_params
@@ -30,7 +30,7 @@ class Answerer:
     generator: Generator
     tokenizer: Tokenizer
     layout: VisualLayout
-    reader: SetReader
+    reader: ImageReader
 
 
 def restore_answerer(folder: Path, config: ConfigDict) -> Answerer:
@@ -61,4 +61,4 @@ def restore_answerer(folder: Path, config: ConfigDict) -> Answerer:
     generator = Generator(
         model, {**frozen, **params}, tokenizer, layout, config.evaluation.max_new_tokens
     )
-    return Answerer(config, folder, generator, tokenizer, layout, set_reader(config))
+    return Answerer(config, folder, generator, tokenizer, layout, image_reader(config))

@@ -14,17 +14,14 @@ from jax.sharding import Mesh
 
 from jaxvlm.console import console, duration, progress
 from jaxvlm.data.features.cache import (
-    KnownImage,
     check_folder,
     describe_cache,
     feature_name,
     filled_for,
-    known_images,
     label_of,
     made_from,
-    note_images,
-    stamp_of,
 )
+from jaxvlm.data.features.images import KnownImage, known_images, note_images, stamp_of
 from jaxvlm.data.features.shards import (
     DTYPES,
     DamagedShard,
@@ -195,12 +192,14 @@ class _Writer:
         self._written = time.monotonic()
 
     def add(self, name: str, features: np.ndarray) -> None:
+        """Takes the features `[C, F]` of a subset; writes what is held, if that is much or old."""
         self._tensors[name] = features
         self._bytes += features.nbytes
         if self._bytes >= _SHARD_BYTES or time.monotonic() - self._written > _SHARD_SECONDS:
             self.flush()
 
     def flush(self) -> None:
+        """Writes what is held."""
         if self._tensors:
             write_shard(self._folder, self._tensors, self._label)
         self._tensors, self._bytes, self._written = {}, 0, time.monotonic()

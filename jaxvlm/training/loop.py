@@ -43,6 +43,8 @@ from jaxvlm.training.step import make_steps
 _MANY_EPOCHS = 40
 # Share of real tokens below which a warning is due.
 _EMPTY = 0.6
+# Updates in a row without a single label, after which a run stops.
+_EMPTY_UPDATES = 5
 
 
 @dataclasses.dataclass
@@ -195,7 +197,7 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     feed = Feed(stream, batch_sharding(run.mesh))
     log = MetricLog(run.workdir, first, last)
     base_key = jax.random.key(config.seed)
-    timer = _Timer(first, feed)
+    timer, health = _Timer(first, feed), _Health(first)
     recent: list[dict[str, jax.Array]] = []
     lost, before, computing = 0, (), ()
     console().print(f"writing to {run.workdir}")
@@ -207,7 +209,7 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
                 try:
                     batch, left_out = feed.take(computing)
                 except Exception as error:
-                    _check_learning(recent, step)
+                    health.check(recent, step)
                     if jax.process_count() == 1:
                         # The data breaks off; the updates that were made are kept.
                         checkpoints.save(state, run.meta(step))
@@ -234,7 +236,7 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
                 jax.block_until_ready(metrics)
                 timer.read(done)
             if log_now or save_now:
-                _check_learning(recent, done)
+                health.check(recent, done)
             if log_now:
                 values = _means(recent)
                 recent = []
@@ -252,22 +254,40 @@ def _updates(run: Run, state: TrainState, checkpoints: Checkpoints) -> None:
     )
 
 
-def _check_learning(recent: Sequence[Mapping[str, jax.Array]], done: int) -> None:
-    """Raises a UserError if one of the updates up to `done` had no label or no finite loss."""
-    for step, metrics in enumerate(jax.device_get(list(recent)), done - len(recent) + 1):
-        loss, norm = metrics["loss"], metrics["gradient_norm"]
-        if not metrics["label_tokens"]:
-            raise UserError(
-                f"update {step}: not one sample was left, no image of it could be read; nothing of "
-                "it was saved, the newest checkpoint is of before. Mend the images (is a disk "
-                "gone?) and repeat the command"
-            )
-        if not (np.isfinite(loss) and np.isfinite(norm)):
-            raise UserError(
-                f"update {step}: the loss is {loss} and the gradient's norm {norm}; nothing of it "
-                "was saved, the newest checkpoint is of before. Lower optimizer.learning_rate, or "
-                "look for numbers that are not finite in the imported weights"
-            )
+class _Health:
+    """Whether updates still teach anything."""
+
+    def __init__(self, step: int):
+        """Begins behind update `step`."""
+        self._checked = step
+        self._empty = 0
+
+    def check(self, recent: Sequence[Mapping[str, jax.Array]], done: int) -> None:
+        """Looks at the metrics of the latest updates, the last of which is `done`.
+
+        Raises:
+          UserError: an update had no finite loss or gradient, or several in a row no label at all:
+            of few rows one may lose all its images, of many or often it is a disk that is gone.
+        """
+        for step, metrics in enumerate(jax.device_get(list(recent)), done - len(recent) + 1):
+            if step <= self._checked:
+                continue
+            self._checked = step
+            loss, norm = metrics["loss"], metrics["gradient_norm"]
+            if not (np.isfinite(loss) and np.isfinite(norm)):
+                raise UserError(
+                    f"update {step}: the loss is {loss} and the gradient's norm {norm}; nothing of "
+                    "it was saved, the newest checkpoint is of before. Lower "
+                    "optimizer.learning_rate, or look for numbers that are not finite in the "
+                    "imported weights"
+                )
+            self._empty = 0 if metrics["label_tokens"] else self._empty + 1
+            if self._empty == _EMPTY_UPDATES:
+                raise UserError(
+                    f"update {step}: for {_EMPTY_UPDATES} updates not one sample was left, no "
+                    "image of them could be read. Mend the images (is a disk gone?) and repeat "
+                    "the command, which goes on from the newest checkpoint"
+                )
 
 
 def _killed_worker(error: Exception, step: int) -> UserError:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,10 @@ from jaxvlm.data.features.cache import (
     describe_cache,
     feature_name,
     filled_for,
-    known_images,
     label_of,
     made_from,
 )
+from jaxvlm.data.features.images import known_images
 from jaxvlm.data.features.shards import DTYPES, write_shard
 from jaxvlm.data.packing import Capacity
 from jaxvlm.data.pipeline import batches
@@ -48,7 +49,7 @@ from jaxvlm.data.records import RecordFile, write_records
 from jaxvlm.data.sequence import tokenize
 from jaxvlm.data.tokenizer import load_tokenizer
 from jaxvlm.data.training_set import training_rows
-from jaxvlm.data.views import Views
+from jaxvlm.data.views import RandomViews
 from jaxvlm.errors import UserError
 
 VIEWS, SIDE, PATCHES, WIDTH = 8, 448, 1029, 2048
@@ -61,7 +62,16 @@ def main(flags: argparse.Namespace) -> None:
         return
     if not flags.photos:
         raise UserError("--photos FOLDER: give some photographs (JPEG)")
-    result = {"machine": platform.platform(), "cores": os.cpu_count()}
+    packages = ("grain", "jax", "numpy", "pillow", "torch")
+    result = {
+        "machine": platform.platform(),
+        "cores": os.cpu_count(),
+        "versions": {name: version(name) for name in packages},
+        "image": list(flags.image),
+        "scenes": flags.scenes,
+        "questions_per_set": flags.questions_per_set,
+        "seconds": flags.seconds,
+    }
     result["fill"] = [fill(flags.tokenizer, path) for path in flags.questions]
     rows = [[str(value) for value in one.values()] for one in result["fill"]]
     columns = ("questions", "count", "image sets", "rows", "real tokens", "samples a row")
@@ -87,7 +97,7 @@ def fill(tokenizer: str, path: str) -> dict:
         [(1.0, range(len(samples)))],
         capacity,
         lambda views, has_geometry: 128 + (views if has_geometry else 0),
-        Views(VIEWS, data.view_dropout),
+        RandomViews(most=VIEWS, dropout=data.view_dropout),
         0,
     )
     rows = [plan.row(index) for index in range(plan.rows_in_epoch(0))]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from jaxvlm.data.packing import Capacity
 from jaxvlm.data.plan import Plan
 from jaxvlm.data.sequence import Sample
-from jaxvlm.data.views import Views, keep_views
+from jaxvlm.data.views import RandomViews, keep_views
 from jaxvlm.errors import UserError
 
 LATENTS = 4
@@ -32,7 +32,7 @@ def plan(items, sources=None, *, views=3, keep=(), capacity=None, dropout=0.3, s
         sources or [(1.0, range(len(items)))],
         capacity or Capacity(64, 3, 20, 4),
         lambda shown, _: shown + LATENTS,
-        Views(views, dropout, keep),
+        RandomViews(most=views, dropout=dropout, keep_first=keep),
         seed,
     )
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from jaxvlm.data.framing import Framing
 from jaxvlm.data.packing import Capacity, Group
 from jaxvlm.data.plan import Plan
-from jaxvlm.data.readers import SetReader
+from jaxvlm.data.readers import ImageReader
 from jaxvlm.data.rows import RowBuilder, VisualLayout
 from jaxvlm.data.sequence import tokenize
 from jaxvlm.data.sources import load_sources
 from jaxvlm.data.tokenizer import load_tokenizer
-from jaxvlm.data.views import Views
+from jaxvlm.data.views import RandomViews
 
 SIDE, VIEWS, LATENTS, SETS = 14, 3, 4, 3
 CAPACITY = Capacity(160, SETS, 40, 4)
@@ -32,7 +32,7 @@ def records(scenes_file):
 def builder(records, mode="per_view", blind=False, capacity=CAPACITY) -> RowBuilder:
     tokenizer = load_tokenizer("jaxvlm:rooms")
     samples, _ = tokenize(records, tokenizer, "plain", 100, VIEWS + LATENTS)
-    reader = SetReader(Framing(SIDE, SIDE), VIEWS, blind)
+    reader = ImageReader(framing=Framing(SIDE, SIDE), views=VIEWS, blind=blind)
     placeholder, pad = tokenizer.placeholder_id, tokenizer.pad_id
     return RowBuilder(records, samples, capacity, LAYOUTS[mode], reader, placeholder, pad)
 
@@ -43,7 +43,7 @@ def planned(build: RowBuilder, dropout: float, seed: int) -> list[list[Group]]:
         [(1.0, range(len(build.samples)))],
         build.capacity,
         lambda views, known: len(build.layout.index(views, known)),
-        Views(VIEWS, dropout),
+        RandomViews(most=VIEWS, dropout=dropout),
         seed,
     )
     return [plan.row(index) for index in range(plan.rows_in_epoch(0))]

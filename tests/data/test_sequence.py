@@ -16,7 +16,7 @@ from jaxvlm.data.record import parse_record
 from jaxvlm.data.records import RecordFile
 from jaxvlm.data.sequence import prompt, tokenize
 from jaxvlm.data.tokenizer import Tokenizer, load_tokenizer
-from jaxvlm.data.views import Views
+from jaxvlm.data.views import RandomViews
 from jaxvlm.errors import UserError
 
 VISUAL = 10
@@ -235,7 +235,7 @@ def test_rows_of_real_questions_are_real_tokens(shared, real_questions, name):
             [(1.0, range(len(samples)))],
             capacity,
             lambda views, known: 128 + (views if known else 0),
-            Views(8, 0.3),
+            RandomViews(most=8, dropout=0.3),
             seed,
         )
         rows = [plan.row(index) for index in range(plan.rows_in_epoch(0))]

@@ -1,8 +1,7 @@
-"""The feature cache: filled once, resumed, and refused when it is not what training needs."""
+"""Filling a feature cache: once, from where it stopped, and without harming what is not its own."""
 
 import errno
 import json
-import os
 import shutil
 import signal
 import time
@@ -11,60 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from caches import DROPOUT, configured, fill, held, names
 from PIL import Image
 
 from jaxvlm import cache_features as command
-from jaxvlm.data.features import cache, shards
+from jaxvlm.data.features import shards
 from jaxvlm.data.training_set import training_rows
 from jaxvlm.errors import UserError
 from jaxvlm.training import features, loop
 from jaxvlm.training.weights import save_weights
-
-DROPOUT = {"data__view_dropout": 0.5}
-
-
-@pytest.fixture
-def data(tmp_path):
-    """A record file of its own, beside its images, for tests that change them."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return tiny.write_records(folder)
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A folder with `data` and the `features` of it, without view dropout."""
-    folder = tmp_path_factory.mktemp("template")
-    (folder / "data").mkdir()
-    fill(tiny.write_records(folder / "data"), folder / "features")
-    return folder
-
-
-@pytest.fixture
-def filled(template, tmp_path):
-    """A copy of the template's record file and folder of features."""
-    shutil.copytree(template, tmp_path / "copy")
-    return tmp_path / "copy" / "data" / "records.jsonl", tmp_path / "copy" / "features"
-
-
-def configured(data, folder, **changes):
-    return tiny.config_for(data, data__features__folder=str(folder), **changes)
-
-
-def fill(data, folder, **changes):
-    config = configured(data, folder, **changes)
-    features.cache_features(config, batch_sets=2)
-    return config
-
-
-def held(folder):
-    """The features of a folder by name."""
-    made = json.loads((folder / "cache.json").read_text())["made_from"]
-    return shards.Shards(folder, cache.label_of(made))
-
-
-def names(folder):
-    return set(held(folder))
 
 
 def test_training_reads_features_and_never_runs_vggt(data, tmp_path, monkeypatch):
@@ -79,33 +33,24 @@ def test_training_reads_features_and_never_runs_vggt(data, tmp_path, monkeypatch
 
     monkeypatch.setattr(loop, "all_parameters", watched)
     monkeypatch.setattr("jaxvlm.models.vlm.features_of", None)
-    for record in json.loads(data.read_text().splitlines()[0])["images"]:
-        assert (data.parent / record).exists()
     loop.train(config, tmp_path / "run")
     assert loaded and not any(path.startswith("vision/") for path in loaded)
     assert (tmp_path / "run" / "checkpoints" / "6").is_dir()
 
 
-def test_a_cache_serves_other_seeds_and_fewer_views_are_others(data, tmp_path):
-    folder = tmp_path / "features"
-    fill(data, folder, model__vision__weights=None, **DROPOUT)
-    before = names(folder)
-    subsets = {
-        tuple(group.views)
-        for seed in (0, 1)
-        for row in _rows(configured(data, folder, **DROPOUT), seed)
-        for group in row
-    }
-    assert subsets == {(0,), (1,), (0, 1)}
-    fill(data, folder, data__num_views=1)
-    # One view of each of six sets; the eleven images are held already, as subsets of one view.
+def test_a_cache_serves_other_seeds_and_fewer_views(data, tmp_path, toy):
+    vision = {p: np.asarray(v) for p, v in toy.frozen.items() if p.startswith("vision/")}
+    save_weights(tmp_path / "vggt", vision, {"model": {"vision": {}}})
+    weights, folder = {"model__vision__weights": str(tmp_path / "vggt")}, tmp_path / "features"
+    fill(data, folder, **weights, **DROPOUT)
+    before, shown = names(folder), []
+    for seed in (0, 1):
+        rows = training_rows(configured(data, folder, seed=seed, **weights, **DROPOUT), 12)
+        shown.append([group.views for index in range(12) for group in rows.plan.row(index)])
+    assert shown[0] != shown[1] and {*shown[0], *shown[1]} == {(0,), (1,), (0, 1)}
+    fill(data, folder, data__num_views=1, **weights)
+    # The first view of each of six sets; what stands stays.
     assert names(folder) >= before and len(names(folder)) - len(before) <= 6
-
-
-def _rows(config, seed):
-    rows = training_rows(config, 12)
-    rows.plan._seed = seed
-    return [rows.plan.row(index) for index in range(12)]
 
 
 def test_the_same_command_goes_on(data, tmp_path, capsys):
@@ -126,67 +71,6 @@ def test_the_same_command_goes_on(data, tmp_path, capsys):
     np.testing.assert_array_equal(one["features"], two["features"])
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"data__image_size": 28}, r"data.image_size=56, now it is 28"),
-        ({"data__resize": "pad"}, r"data.resize='short_side', now it is 'pad'"),
-        ({"precision": "bfloat16"}, r"precision='float32', now it is 'bfloat16'"),
-        ({"seed": 3}, r"the weights of VGGT='random, 0', now it is 'random, 3'"),
-        ({"data__features__dtype": "float32"}, r"data.features.dtype='bfloat16'"),
-        ({"data__jpeg_draft": True}, r"data.jpeg_draft=False, now it is True"),
-        ({"data__image_height": 28}, r"data.image_height=56, now it is 28"),
-        ({"model__vision__num_heads": 4}, r"model.vision.num_heads=2, now it is 4"),
-    ],
-)
-@pytest.mark.parametrize("work", ["train", "cache"])
-def test_a_stale_cache_is_refused_with_what_changed(filled, tmp_path, changes, message, work):
-    data, folder = filled
-    config = configured(data, folder, **changes)
-    with pytest.raises(UserError, match=rf"is stale: it was made with {message}"):
-        if work == "train":
-            loop.train(config, tmp_path / "run")
-        else:
-            features.cache_features(config, 2)
-
-
-def test_other_weights_are_noticed_by_their_content(data, tmp_path, toy):
-    vision = {p: np.asarray(v) for p, v in toy.frozen.items() if p.startswith("vision/")}
-    sizes = {"vision": {}}
-    save_weights(tmp_path / "one", vision, {"model": sizes})
-    changed = {**vision, "vision/aggregator/camera_token": np.full((1, 2, 1, 16), 0.5, np.float32)}
-    save_weights(tmp_path / "two", changed, {"model": sizes})
-    folder = tmp_path / "features"
-    fill(data, folder, model__vision__weights=str(tmp_path / "one"))
-    shutil.copytree(tmp_path / "one", tmp_path / "moved")
-    loop.train(
-        configured(data, folder, model__vision__weights=str(tmp_path / "moved")), tmp_path / "run"
-    )
-    with pytest.raises(UserError, match=r"stale: it was made with the weights of VGGT="):
-        loop.train(
-            configured(data, folder, model__vision__weights=str(tmp_path / "two")), tmp_path / "r2"
-        )
-
-
-def test_a_changed_image_is_named(filled, tmp_path):
-    data, folder = filled
-    config = fill(data, folder)
-    tiny.picture("white", 1).save(data.parent / "scene2_1.png")
-    with pytest.raises(UserError, match=r"lacks 1 of 6 .*scene2_1.png' has changed"):
-        training_rows(config, 4)
-    fill(data, folder)
-    training_rows(config, 4)
-
-
-def test_a_touched_or_moved_image_is_the_same(filled, tmp_path):
-    data, folder = filled
-    config = configured(data, folder)
-    os.utime(data.parent / "scene2_1.png", (1, 1))
-    training_rows(config, 4)
-    shutil.copytree(data.parent, tmp_path / "moved")
-    training_rows(configured(tmp_path / "moved" / data.name, folder), 4)
-
-
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.999])
 def test_a_shard_that_is_cut_short_is_named_and_made_anew(filled, tmp_path, share, capsys):
     data, folder = filled
@@ -200,61 +84,6 @@ def test_a_shard_that_is_cut_short_is_named_and_made_anew(filled, tmp_path, shar
     fill(data, folder)
     assert "removed: the feature shard" in capsys.readouterr().out
     np.testing.assert_array_equal(training_rows(config, 4).batch(0, 4)["features"], expected)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[]",
-        '{"format": 1}',
-        "{",
-        '{"a": {"dtype": "F8"}}',
-        "[" * 100_000,
-        '{"tokens": Infinity}',
-    ],
-    ids=range(7),
-)
-def test_a_damaged_description_is_named(filled, tmp_path, content):
-    data, folder = filled
-    config = configured(data, folder)
-    (folder / "cache.json").write_text(content)
-    with pytest.raises(UserError, match=r"cache.json is damaged"):
-        training_rows(config, 4)
-
-
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{", '{"a": 3}', "null", "[" * 100_000], ids=range(6)
-)
-def test_lost_notes_on_images_cost_only_time(filled, tmp_path, content):
-    data, folder = filled
-    config = configured(data, folder)
-    (folder / "images.json").write_text(content)
-    training_rows(config, 4)
-    fill(data, folder)
-
-
-def test_another_format_is_refused(filled, tmp_path):
-    data, folder = filled
-    config = configured(data, folder)
-    about = folder / "cache.json"
-    about.write_text(json.dumps({**json.loads(about.read_text()), "format": 7}))
-    with pytest.raises(UserError, match=r"of format 7, expected 1"):
-        training_rows(config, 4)
-
-
-def test_no_cache_says_how_to_make_one(data, tmp_path):
-    config = configured(data, tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no feature cache; make it: python -m jaxvlm.cache"):
-        training_rows(config, 4)
-
-
-def test_features_of_vision_that_learns_are_refused(data, tmp_path):
-    rules = (("vision/.*norm.*", "language"), ("vision/.*", "frozen"), (".*", "language"))
-    config = configured(data, tmp_path / "features", parameters=rules)
-    for work in (lambda: loop.train(config, tmp_path), lambda: features.cache_features(config, 1)):
-        with pytest.raises(UserError, match=r"'parameters' lets 'vision/.*learn.*freeze"):
-            work()
 
 
 def test_a_full_disk_is_noticed_before_and_during(data, tmp_path, monkeypatch):
@@ -336,26 +165,6 @@ def test_the_command_says_size_and_time_before_it_starts(data, tmp_path, capsys)
     assert "6 image sets, 6 different subsets of their views (11 views)" in printed
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ([], "say where to: --config.data.features.folder"),
-        (["data.features.folder=f", "data.blind=True"], "data.blind shows no images"),
-        (
-            ["data.features.folder=f", "data.augment.color_jitter=0.2"],
-            "color_jitter=0.2: a f",
-        ),
-        (["data.features.folder=f", "data.augment.random_crop=0.2"], "random_crop=0.2: a f"),
-        (["data.features.folder=f", "data.features.variants=0"], "expected at least 1"),
-    ],
-)
-def test_what_a_cache_cannot_serve_is_refused(data, overrides, message):
-    flags = command.parser().parse_args(["--config", str(Path(tiny.__file__))])
-    flags.overrides = [f"data.train={data}", *overrides]
-    with pytest.raises(UserError, match=message):
-        command.main(flags)
-
-
 def test_a_run_goes_on_where_the_cache_was_moved(data, tmp_path, capsys):
     config = fill(data, tmp_path / "features", **DROPOUT)
     loop.train(config, tmp_path / "run")
@@ -418,15 +227,6 @@ def test_an_image_that_is_gone_stops_the_filling(data, tmp_path, monkeypatch):
     assert Image.open(data.parent / "scene4_1.png").size == (tiny.SIDE, tiny.SIDE)
 
 
-def test_a_cache_filled_for_other_subsets_says_so(filled):
-    data, folder = filled
-    with pytest.raises(UserError, match=r"filled for data.view_dropout=0.0, now it is 0.5"):
-        training_rows(configured(data, folder, **DROPOUT), 4)
-    fill(data, folder, data__view_dropout=0.5, data__features__variants=1)
-    with pytest.raises(UserError, match=r"filled for data.features.variants=1, now it is 8"):
-        training_rows(configured(data, folder, data__view_dropout=0.5), 4)
-
-
 def test_an_image_that_changes_while_features_are_made_stops_the_filling(
     data, tmp_path, monkeypatch
 ):
@@ -469,17 +269,6 @@ def test_what_is_not_its_own_is_left_alone(filled, tmp_path):
     assert (other / "features-00000.safetensors").read_text() == "mine"
 
 
-def test_a_shard_of_another_cache_is_refused(filled, tmp_path):
-    data, folder = filled
-    fill(data, tmp_path / "other", seed=5)
-    foreign = folder / "features-00001.safetensors"
-    shutil.copy(tmp_path / "other" / "features-00000.safetensors", foreign)
-    for work in (lambda: training_rows(configured(data, folder), 4), lambda: fill(data, folder)):
-        with pytest.raises(UserError, match=r"00001.safetensors is of another cache"):
-            work()
-    assert foreign.exists()
-
-
 def test_a_shard_that_cannot_be_read_is_not_removed(filled, monkeypatch):
     data, folder = filled
     (shard,) = shards.shard_files(folder)
@@ -497,35 +286,8 @@ def test_a_shard_that_cannot_be_read_is_not_removed(filled, monkeypatch):
     assert shard.exists()
 
 
-def test_features_of_another_shape_are_refused(filled):
-    data, folder = filled
-    about = json.loads((folder / "cache.json").read_text())
-    for tokens in (5, 500, 10**9):
-        (folder / "cache.json").write_text(json.dumps({**about, "tokens": tokens}))
-        with pytest.raises(UserError, match=r"holds features \[\d+, 32\] .* expected"):
-            training_rows(configured(data, folder), 4)
-
-
 def test_a_start_that_fails_leaves_no_cache_behind(data, tmp_path):
     folder = tmp_path / "features"
     with pytest.raises(UserError, match="does not exist"):
         fill(tmp_path / "nowhere.jsonl", folder, data__image_size=28)
     fill(data, folder)
-
-
-def test_a_cache_turned_on_or_off_is_another_stream(filled):
-    """The views are drawn otherwise, and the rows with them."""
-    data, folder = filled
-    on, off = training_rows(configured(data, folder), 4), training_rows(tiny.config_for(data), 4)
-    assert on.fingerprint != off.fingerprint
-    assert on.fingerprint == training_rows(configured(data, folder), 9).fingerprint
-
-
-def test_a_lost_cache_is_no_lost_image(filled):
-    """Leaving out bad records does not leave out everything when the disk is gone."""
-    data, folder = filled
-    rows = training_rows(configured(data, folder, data__on_bad_record="skip"), 4)
-    for path in shards.shard_files(folder):
-        path.unlink()
-    with pytest.raises(UserError, match=r"features-00000.safetensors cannot be read"):
-        rows.batch(0, 1)

@@ -6,6 +6,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from waiting import until
 
 from jaxvlm.errors import UserError
 from jaxvlm.training.feed import Feed
@@ -46,13 +47,6 @@ def feed():
     yield start
     for one in feeds:
         one.close()
-
-
-def until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to pass"
-        time.sleep(0.01)
 
 
 def test_batches_come_in_order_as_arrays_of_the_devices(feed):

@@ -11,22 +11,18 @@ sizes, framing, precision) is the same for the whole folder.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from jaxvlm.console import say_once
-from jaxvlm.data.audit.images import stamp
+from jaxvlm.data.features.images import noted_images
 from jaxvlm.data.features.shards import DTYPES, Shards, shard_files
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
 
 FORMAT = 1
-_ABOUT, _IMAGES = "cache.json", "images.json"
-_READERS = 16
+_ABOUT = "cache.json"
 _AGAIN = "python -m jaxvlm.cache_features with the same --config and --config.… fields"
 
 
@@ -212,7 +208,7 @@ def _lack(
     digests: Mapping[str, str],
     asked: Mapping[str, object],
 ) -> str:
-    known = _known_images(folder)
+    known = noted_images(folder)
     changed = [
         image
         for images in lacking
@@ -232,60 +228,3 @@ def _lack(
         f"the feature cache {folder} lacks {len(lacking):,} of {count:,} image sets: {reason}. Run "
         f"{_AGAIN}, which adds what is missing"
     )
-
-
-class KnownImage(NamedTuple):
-    """An image file as it was: size and time of change, and SHA-256."""
-
-    stamp: list | None
-    digest: str
-
-
-def known_images(folder: Path, images: Iterable[str]) -> dict[str, KnownImage]:
-    """What image files are; those that are as the cache knows them are not read.
-
-    Raises:
-      UserError: an image that cannot be read.
-    """
-    known = _known_images(folder)
-
-    def look(image: str) -> KnownImage:
-        # Before it is read: what changes later will be noticed.
-        now = stamp_of(image)
-        if image in known and known[image].stamp == now:
-            return known[image]
-        try:
-            with Path(image).open("rb") as file:
-                return KnownImage(now, hashlib.file_digest(file, "sha256").hexdigest())
-        except OSError as error:
-            raise UserError(f"the image {image!r} cannot be read: {error.strerror}") from None
-
-    images = list(dict.fromkeys(images))
-    with ThreadPoolExecutor(_READERS) as pool:
-        return dict(zip(images, pool.map(look, images), strict=True))
-
-
-def note_images(folder: Path, images: Mapping[str, KnownImage]) -> None:
-    """Notes the images of a cache, so that the next start need not read them."""
-    try:
-        write_text(folder / _IMAGES, json.dumps({**_known_images(folder), **images}) + "\n")
-    except OSError as error:
-        say_once(
-            f"warning: {folder / _IMAGES} cannot be written ({error.strerror}); every start will "
-            "read all images to know them"
-        )
-
-
-def _known_images(folder: Path) -> dict[str, KnownImage]:
-    """The noted images; nothing where the file is missing or damaged."""
-    try:
-        noted = json.loads((folder / _IMAGES).read_text(encoding="utf-8"))
-        return {image: KnownImage(entry[0], str(entry[1])) for image, entry in noted.items()}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return {}
-
-
-def stamp_of(image: str) -> list | None:
-    """Size and time of change of an image file."""
-    found = stamp(image)
-    return found and list(found)

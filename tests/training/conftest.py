@@ -1,0 +1,31 @@
+"""Record files with feature caches."""
+
+import shutil
+
+import pytest
+import tiny
+from caches import fill
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A record file of its own, beside its images, for tests that change them."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return tiny.write_records(folder)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A folder with `data` and the `features` of it, without view dropout."""
+    folder = tmp_path_factory.mktemp("template")
+    (folder / "data").mkdir()
+    fill(tiny.write_records(folder / "data"), folder / "features")
+    return folder
+
+
+@pytest.fixture
+def filled(template, tmp_path):
+    """A copy of the template's record file and folder of features."""
+    shutil.copytree(template, tmp_path / "copy")
+    return tmp_path / "copy" / "data" / "records.jsonl", tmp_path / "copy" / "features"
