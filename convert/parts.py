@@ -32,7 +32,7 @@ _MODULES = {"vision": VGGT, "projector": Perceiver, "geometry": GeometryHead, "l
 _CONFIGS = {"vision": VGGTConfig, "projector": PerceiverConfig, "geometry": GeometryConfig,
             "language": Qwen3Config}  # fmt: skip
 # What of a part's sizes is the choice of a run, not of the weights.
-_CHOICES = ("context", "context_tokens", "dropout", "mode", "num_tokens")
+_CHOICES = ("context", "context_tokens", "dropout", "mode", "num_tokens", "frozen_layers", "lora")
 
 
 def shapes(parts: Mapping[str, Sizes]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,7 +1,7 @@
 """Parameters on our side of the disk, read one at a time: imported weights or a checkpoint."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from convert import parts
 from convert.source import Entry
 from convert.store import HUGGING_FACE
 from jaxvlm.errors import UserError
+from jaxvlm.models.adapted import adapters_of, layers_of, merged, plain_path, run_paths
+from jaxvlm.models.lora import is_adapter
+from jaxvlm.models.qwen3 import Qwen3Config
 from jaxvlm.models.vlm import vlm_config
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training import checkpoints, weights
@@ -28,22 +31,57 @@ class Params(Mapping[str, np.ndarray]):
         self.entries = dict(entries)
 
     def __getitem__(self, path: str) -> np.ndarray:
-        tree = unflatten({path: 0})
-        wish = unflatten({path: ocp.RestoreArgs(restore_type=np.ndarray)})
-        arguments = ocp.args.PyTreeRestore(item=tree, restore_args=wish, partial_restore=True)
-        folder = self.entries[path].file
-        try:
-            with ocp.PyTreeCheckpointer() as reader:
-                return flatten(reader.restore(folder, args=arguments))[path]
-        except (OSError, ValueError) as error:
-            reason = (str(error).splitlines() or [""])[0][:300]
-            raise UserError(f"{path!r} in {folder} is damaged ({reason})") from error
+        return _read(path, self.entries[path].file)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 
     def __len__(self) -> int:
         return len(self.entries)
+
+
+class RunParams(Params):
+    """The plain model's parameters of a run: adapters added, the layers of both stacks together."""
+
+    def __init__(self, found: Mapping[str, Entry], language: Qwen3Config):
+        """Takes where each of the run's parameters is, and the sizes of its language model."""
+        self._found, self._language = found, language
+        super().__init__({plain_path(p): self._entry(plain_path(p)) for p in found
+                          if not is_adapter(p)})  # fmt: skip
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        return merged(path, self._language, self._piece)
+
+    def _piece(self, path: str) -> np.ndarray:
+        """One of the run's parameters; weights that were imported hold the plain model's."""
+        entry = self._found[path]
+        layers = layers_of(path, self._language)
+        if layers is not None and entry.shape[0] == self._language.num_layers:
+            return _read(plain_path(path), entry.file)[layers]
+        return _read(path, entry.file)
+
+    def _entry(self, path: str) -> Entry:
+        last = run_paths(path, self._language)[-1]
+        if last not in self._found:
+            return next(self._found[p] for p in run_paths(path, self._language) if p in self._found)
+        entry = self._found[last]
+        stacked = layers_of(last, self._language) is not None
+        shape = (self._language.num_layers, *entry.shape[1:]) if stacked else entry.shape
+        adapted = adapters_of(last, self._language.lora) is not None
+        return Entry(shape, np.dtype(np.float32) if adapted else entry.dtype, entry.file)
+
+
+def _read(path: str, folder: Path) -> np.ndarray:
+    """One parameter of an Orbax folder."""
+    tree = unflatten({path: 0})
+    wish = unflatten({path: ocp.RestoreArgs(restore_type=np.ndarray)})
+    arguments = ocp.args.PyTreeRestore(item=tree, restore_args=wish, partial_restore=True)
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            return flatten(reader.restore(folder, args=arguments))[path]
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0][:300]
+        raise UserError(f"{path!r} in {folder} is damaged ({reason})") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +147,10 @@ def open_stored(name: str, overrides: list[str]) -> Stored:
 def _open_weights(name: str) -> Stored:
     meta = weights.read_meta(name)
     found = parts.from_described(meta["model"], f"{name}/meta.json")
+    entries = _weights_entries(name)
+    wanted = _check_complete(entries, found, name)
     return Stored(
-        _complete(_weights_entries(name), found, name),
+        Params({path: entries[path] for path in wanted}),
         found,
         name,
         None,
@@ -139,8 +179,8 @@ def _open_checkpoint(folder: Path, overrides: list[str]) -> Stored:
         if path in own:
             place = (folder / "params").absolute()
             entries[path] = Entry(tuple(own[path].shape), np.dtype(own[path].dtype), place)
-        elif path in imported.get(part, {}):
-            entries[path] = imported[part][path]
+        elif plain_path(path) in imported.get(part, {}):
+            entries[path] = imported[part][plain_path(path)]
         elif part in names:
             raise UserError(f"the weights at {names[part]!r} hold no parameter {path!r}")
         else:
@@ -148,7 +188,11 @@ def _open_checkpoint(folder: Path, overrides: list[str]) -> Stored:
     found = {part: sizes for part, sizes in found.items() if part not in random}
     trained = tuple(part for part in found if any(p.startswith(f"{part}/") for p in own))
     tokenizer = config.text.tokenizer
-    params = _complete(entries, found, str(folder))
+    if "language" in found:
+        found["language"] = dataclasses.replace(model.language, lora=None, frozen_layers=0)
+    kept = {path: entry for path, entry in entries.items() if path.split("/")[0] in found}
+    params = RunParams(kept, model.language)
+    _check_complete(params.entries, found, str(folder))
     return Stored(params, found, str(folder), tokenizer, trained, names, tuple(sorted(random)))
 
 
@@ -160,7 +204,10 @@ def _weights_entries(name: str) -> dict[str, Entry]:
     }
 
 
-def _complete(entries: Mapping[str, Entry], found: Mapping[str, parts.Sizes], name: str) -> Params:
+def _check_complete(
+    entries: Mapping[str, Entry], found: Mapping[str, parts.Sizes], name: str
+) -> Iterable[str]:
+    """The paths of the parts, all of which `entries` must have, in their shapes."""
     wanted = parts.shapes(found)
     missing = sorted(set(wanted) - set(entries))
     if missing:
@@ -171,4 +218,4 @@ def _complete(entries: Mapping[str, Entry], found: Mapping[str, parts.Sizes], na
                 f"{name} holds {path!r} with shape {list(entries[path].shape)}, expected "
                 f"{list(leaf.shape)}"
             )
-    return Params({path: entries[path] for path in wanted})
+    return wanted

@@ -64,6 +64,17 @@ def default() -> ConfigDict:
                     "rms_norm_eps": 1e-6,
                     "rope_theta": 5e6,
                     "tie_embeddings": True,
+                    # So many first layers have names of their own, language/frozen_layers/…, which
+                    # the rules below freeze.
+                    "frozen_layers": 0,
+                    # Adapters beside linear maps of every layer: rank 0 for none, else their
+                    # rules are ("language/.*lora_[ab]", "lora") and ("language/.*", "frozen").
+                    "lora": {
+                        "rank": 0,
+                        "alpha": 32.0,
+                        "dropout": 0.05,
+                        "targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
+                    },
                 },
             },
             "text": {
@@ -125,11 +136,18 @@ def default() -> ConfigDict:
                 ("projector/.*", "projector"),
                 ("geometry/.*bias", "geometry:no_decay"),
                 ("geometry/.*", "geometry"),
+                ("language/.*lora_[ab]", "lora"),
+                ("language/frozen_layers/.*", "frozen"),
                 ("language/.*scale", "language:no_decay"),
                 ("language/.*", "language"),
             ),
             "optimizer": {
-                "learning_rate": {"language": 5e-6, "projector": 2e-4, "geometry": 2e-4},
+                "learning_rate": {
+                    "language": 5e-6,
+                    "projector": 2e-4,
+                    "geometry": 2e-4,
+                    "lora": 2e-4,
+                },
                 "warmup_ratio": 0.1,
                 # Learning rate at the end, as a fraction of the peak.
                 "final_ratio": 0.0,
@@ -138,6 +156,8 @@ def default() -> ConfigDict:
                 "b1": 0.9,
                 "b2": 0.999,
                 "eps": 1e-8,
+                # "device", or "host": moments lie in the host's pinned memory, and come and go.
+                "offload": "device",
             },
             "train": {
                 # Updates of the parameters.
@@ -151,6 +171,12 @@ def default() -> ConfigDict:
                 "save_every": 50,
                 # Checkpoints kept, the newest.
                 "keep": 2,
+                # Updates without a label, or with numbers that are not finite, are skipped; so many
+                # in a row end the run.
+                "max_skipped": 5,
+                # Where nothing happens for so long, all stacks are shown and the run ends; 0 for
+                # never.
+                "watchdog_minutes": 30.0,
             },
             # Devices along each axis; -1 takes what is left.
             "mesh": {"data": 1, "fsdp": -1},

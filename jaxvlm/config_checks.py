@@ -26,6 +26,8 @@ _AT_LEAST = {
     "train.log_every": 1,
     "train.save_every": 1,
     "train.keep": 1,
+    "train.max_skipped": 1,
+    "train.watchdog_minutes": 0,
     "evaluation.max_new_tokens": 1,
     "evaluation.batch_sets": 1,
     "evaluation.batch_questions": 1,
@@ -33,6 +35,8 @@ _AT_LEAST = {
     "optimizer.gradient_clip": 1e-12,
     "optimizer.weight_decay": 0,
 }
+# Numbers of model.* that may be 0; all others are sizes.
+_MAY_BE_ZERO = ("language/frozen_layers", "language/lora/rank")
 _FRACTIONS = (
     "data.view_dropout",
     "data.augment.color_jitter",
@@ -44,6 +48,7 @@ _CHOICES = {
     "precision": ("bfloat16", "float32"),
     "model.geometry.mode": ("per_view", "pooled", "none"),
     "train.remat": ("none", "dots", "full"),
+    "optimizer.offload": ("device", "host"),
     "text.template": ("plain", "chat"),
     "data.on_bad_record": ("error", "skip"),
     "data.geometry_convention": ("first_camera", "original"),
@@ -60,8 +65,9 @@ def check(config) -> None:
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed}: expected less than 2**32")
     for name, value in flatten(config.model.to_dict()).items():
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-            raise UserError(f"model.{name.replace('/', '.')}={value}: expected at least 1")
+        least = 0 if name in _MAY_BE_ZERO else 1
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            raise UserError(f"model.{name.replace('/', '.')}={value}: expected at least {least}")
     for name in _BELOW_ONE:
         if not 0 <= _get(config, name) < 1:
             raise UserError(f"{name}={_get(config, name)}: expected at least 0 and less than 1")

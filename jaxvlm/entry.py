@@ -6,9 +6,11 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from jaxvlm.errors import UserError
+from jaxvlm.errors import Requeue, UserError
 
 _OVERRIDE = "--config."
+# The exit code of a run that was asked to stop: EX_TEMPFAIL of sysexits.h, "try again later".
+REQUEUE = 75
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -38,7 +40,8 @@ def run(
     *,
     configured: bool = True,
 ) -> None:
-    """Parses the command line and calls `main`; a `UserError` is one line and exit code 2.
+    """Parses the command line and calls `main`; a `UserError` is one line and exit code 2, a
+    `Requeue` one line and exit code 75.
 
     The overrides stand in the namespace as `overrides`; a command that is not `configured` has
     none, and refuses them.
@@ -53,11 +56,14 @@ def run(
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         _exit(2)
+    except Requeue as request:
+        print(f"{parser.prog}: {request}", file=sys.stderr)
+        _exit(REQUEUE)
     except BrokenPipeError:
         # Whoever read the output has seen enough.
         os._exit(141)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         _exit(130)
     except Exception:
         traceback.print_exc()

@@ -1,8 +1,15 @@
-"""The one exception for what a user gave: configuration, data, weights, checkpoint or flags."""
+"""What ends a command without a traceback."""
 
 
 class UserError(ValueError):
     """Something the user can mend; the message says what, where, what was expected and what to do.
 
     Entry points print it without a traceback and leave with exit code 2.
+    """
+
+
+class Requeue(Exception):
+    """A run was asked to stop and can go on later; a scheduler should start it again.
+
+    Entry points print it and leave with exit code 75, "try again later" in sysexits.h.
     """

@@ -1,6 +1,7 @@
 """Trains a model: `python -m jaxvlm.train --config configs/stage1.py [--workdir DIR] [--config.…]`.
 
-The same command resumes from the newest checkpoint of the workdir.
+The same command resumes from the newest checkpoint of the workdir. SIGTERM, SIGUSR1 and Ctrl-C
+finish the update, save, and end with exit code 75 ("start me again"); Ctrl-C with 130.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def main(flags: argparse.Namespace) -> None:
 
     name = flags.config.removesuffix(".py").replace(".py:", "_")
     with open_workdir(flags.workdir or Path("runs") / Path(name).name) as workdir:
-        train(config, workdir)
+        train(config, workdir, flags.resume_from)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--config", required=True, help="configuration file, e.g. configs/demo.py")
     flags.add_argument(
         "--workdir", type=Path, help="where everything is written (default: runs/<configuration>)"
+    )
+    flags.add_argument(
+        "--resume_from", type=int, metavar="UPDATE", help="go on from this update's checkpoint"
     )
     flags.add_argument("--print_config", action="store_true", help="print all fields and stop")
     return flags

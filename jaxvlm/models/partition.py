@@ -1,10 +1,25 @@
-"""Keeps activations split over the batch axes when a mesh is set; does nothing otherwise."""
+"""How arrays lie on a mesh with the axes `data` and `fsdp`; without a mesh all stays as it is.
+
+Rows are split over both axes, parameters over `fsdp`. A layer's parameters are gathered where the
+layer computes and nowhere else, and their gradients are split again at once (fully sharded data
+parallelism, as in ZeRO stage 3, arXiv 1910.02054).
+"""
+
+import math
+from typing import TypeVar
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array
 
 BATCH_AXES = ("data", "fsdp")
+# The name that parameters gathered for a layer have for rematerialisation: they are never kept.
+GATHERED = "gathered"
+# Smaller leaves are kept whole on every device: splitting them saves nothing and costs messages.
+WHOLE_BELOW = 2**16
+
+Tree = TypeVar("Tree")
 
 
 def batch_sharded(x: Array) -> Array:
@@ -12,8 +27,52 @@ def batch_sharded(x: Array) -> Array:
 
     Without this the partitioner is free to replicate the residual stream on every device.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
+    if _mesh() is None:
         return x
     spec = PartitionSpec(BATCH_AXES, *[None] * (x.ndim - 1))
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def split_spec(shape: tuple[int, ...], size: int, first: int = 0) -> PartitionSpec:
+    """The longest axis, from `first` on, that `size` divides is split over `fsdp`."""
+    fitting = [a for a in range(first, len(shape)) if shape[a] % size == 0]
+    if size == 1 or not fitting:
+        return PartitionSpec()
+    longest = max(fitting, key=lambda a: (shape[a], a))
+    return PartitionSpec(*[None] * longest, "fsdp")
+
+
+def gathered(tree: Tree) -> Tree:
+    """Parameters whole on every device, to compute with now.
+
+    Gradients come back split: the transpose of a plain constraint would leave them whole.
+    """
+    mesh = _mesh()
+    if mesh is None or mesh.shape["fsdp"] == 1:
+        return tree
+    return jax.tree.map(lambda leaf: checkpoint_name(_gather(leaf), GATHERED), tree)
+
+
+@jax.custom_vjp
+def _gather(leaf: Array) -> Array:
+    return jax.lax.with_sharding_constraint(leaf, PartitionSpec())
+
+
+def _forward(leaf: Array) -> tuple[Array, None]:
+    return _gather(leaf), None
+
+
+def _backward(_: None, gradient: Array) -> tuple[Array]:
+    mesh = _mesh()
+    if math.prod(gradient.shape) < WHOLE_BELOW:
+        return (gradient,)
+    spec = split_spec(gradient.shape, mesh.shape["fsdp"])
+    return (jax.lax.with_sharding_constraint(gradient, spec),)
+
+
+_gather.defvjp(_forward, _backward)
+
+
+def _mesh() -> AbstractMesh | None:
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if not mesh.empty and set(BATCH_AXES) <= set(mesh.axis_names) else None

@@ -16,8 +16,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxvlm.errors import UserError
-from jaxvlm.models.partition import batch_sharded
-from jaxvlm.models.qwen3 import rematerialised
+from jaxvlm.models.dropout import dropout
+from jaxvlm.models.partition import batch_sharded, gathered
+from jaxvlm.models.remat import rematerialised
 
 CONTEXTS = ("all", "first")
 
@@ -51,13 +52,6 @@ class PerceiverConfig:
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"perceiver.dropout={self.dropout} is not in [0, 1)")
-
-
-def dropout(x: Array, rate: float, key: jax.Array | None) -> Array:
-    """Zeroes each element with probability `rate` and scales up the rest; no key, no dropout."""
-    if key is None or rate == 0:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
 
 
 def _layer_norm(dim: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -191,15 +185,15 @@ class Perceiver(nnx.Module):
         if config.context == "first":
             context = context[:, : config.context_tokens]
             context_mask = None if context_mask is None else context_mask[:, : context.shape[1]]
-        context = batch_sharded(self.in_proj(context))
+        context = batch_sharded(gathered(self.in_proj)(context))
         shape = (context.shape[0], *self.latents.shape)
-        latents = jnp.broadcast_to(self.latents[...].astype(context.dtype), shape)
+        latents = jnp.broadcast_to(gathered(self.latents[...]).astype(context.dtype), shape)
         keys = None if dropout_key is None else jax.random.split(dropout_key, config.num_layers)
 
         def body(latents, scanned):
             layer, key = scanned
-            return layer(latents, context, context_mask, key), None
+            return gathered(layer)(latents, context, context_mask, key), None
 
         body = rematerialised(body, remat)
         latents, _ = jax.lax.scan(body, batch_sharded(latents), (self.layers, keys))
-        return self.out_proj(latents)
+        return batch_sharded(gathered(self.out_proj)(latents))

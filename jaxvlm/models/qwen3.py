@@ -8,7 +8,7 @@ H head dim, D width, F feed-forward width, W vocabulary.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, Self
 
 import jax
@@ -19,7 +19,9 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from jaxvlm.errors import UserError
 from jaxvlm.models.attention import attention
-from jaxvlm.models.partition import batch_sharded
+from jaxvlm.models.lora import LoraConfig, LoraLinear
+from jaxvlm.models.partition import batch_sharded, gathered
+from jaxvlm.models.remat import rematerialised
 
 # Fields of a Hugging Face config.json whose value this implementation takes for granted.
 _EXPECTED = {
@@ -40,18 +42,16 @@ _HF_NAMES = {
     "intermediate_size": "intermediate_size",
     "rms_norm_eps": "rms_norm_eps",
 }
-# What of a layer is kept for the backward pass; None saves the layer's input only.
-_REMAT_POLICIES = {
-    "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
 Rotation = tuple[Float[Array, "B T 1 H/2"], Float[Array, "B T 1 H/2"]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Qwen3Config:
-    """Sizes of a Qwen3 model; `from_hf` reads them from a Hugging Face config.json."""
+    """Sizes of a Qwen3 model; `from_hf` reads them from a Hugging Face config.json.
+
+    The first `frozen_layers` are a stack of their own, with parameters of their own names, which
+    rules can tell from the other layers'. `lora` adds adapters. The function computed is the same.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -63,8 +63,15 @@ class Qwen3Config:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 5e6
     tie_embeddings: bool = True
+    frozen_layers: int = 0
+    lora: LoraConfig | None = None
 
     def __post_init__(self):
+        if not 0 <= self.frozen_layers < self.num_layers:
+            raise UserError(
+                f"frozen_layers={self.frozen_layers}: expected less than "
+                f"num_layers={self.num_layers}; a rule freezes the whole language model"
+            )
         if self.num_heads % self.num_kv_heads:
             raise UserError(
                 f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}"
@@ -158,21 +165,6 @@ class KVCache(NamedTuple):
         return cache, cache.keys[layer].astype(key.dtype), cache.values[layer].astype(value.dtype)
 
 
-def rematerialised(body: Callable, remat: str) -> Callable:
-    """The body of a scan over layers with what it saves for the backward pass.
-
-    Args:
-      body: function of `jax.lax.scan`.
-      remat: `"none"` saves all, `"full"` only the layer's input, `"dots"` the matrix products.
-    """
-    if remat == "none":
-        return body
-    if remat not in _REMAT_POLICIES:
-        names = ["none", *_REMAT_POLICIES]
-        raise UserError(f"remat={remat!r} is unknown, expected one of {names}")
-    return jax.checkpoint(body, policy=_REMAT_POLICIES[remat], prevent_cse=False)
-
-
 def rotation(positions: Int32[Array, "B T"], head_dim: int, theta: float) -> Rotation:
     """Cosines and sines, float32, by which the H/2 pairs of a head turn at each position."""
     frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
@@ -208,14 +200,21 @@ def visible(
     return (same & (key_slots <= query_slots[:, None]))[:, None]
 
 
-def _linear(in_dim: int, out_dim: int, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(
-        in_dim,
-        out_dim,
-        use_bias=False,
-        kernel_init=nnx.initializers.normal(in_dim**-0.5),
-        rngs=rngs,
-    )
+def _linear(
+    name: str, in_dim: int, out_dim: int, config: Qwen3Config, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """The map of this name, with an adapter where the configuration asks for one."""
+    init = nnx.initializers.normal(in_dim**-0.5)
+    if config.lora is not None and name in config.lora.targets:
+        return LoraLinear(in_dim, out_dim, config.lora, kernel_init=init, rngs=rngs)
+    return nnx.Linear(in_dim, out_dim, use_bias=False, kernel_init=init, rngs=rngs)
+
+
+def _applied(linear: nnx.Linear, x: Array, key: jax.Array | None, place: int) -> Array:
+    """The map of `x`; maps in other places of a layer draw their dropout from other keys."""
+    if key is None or not isinstance(linear, LoraLinear):
+        return linear(x)
+    return linear(x, jax.random.fold_in(key, place))
 
 
 def _rms_norm(dim: int, config: Qwen3Config, rngs: nnx.Rngs) -> nnx.RMSNorm:
@@ -229,10 +228,10 @@ class Attention(nnx.Module):
         self.head_dim = config.head_dim
         query_dim = config.num_heads * config.head_dim
         key_dim = config.num_kv_heads * config.head_dim
-        self.q_proj = _linear(config.hidden_size, query_dim, rngs)
-        self.k_proj = _linear(config.hidden_size, key_dim, rngs)
-        self.v_proj = _linear(config.hidden_size, key_dim, rngs)
-        self.o_proj = _linear(query_dim, config.hidden_size, rngs)
+        self.q_proj = _linear("q_proj", config.hidden_size, query_dim, config, rngs)
+        self.k_proj = _linear("k_proj", config.hidden_size, key_dim, config, rngs)
+        self.v_proj = _linear("v_proj", config.hidden_size, key_dim, config, rngs)
+        self.o_proj = _linear("o_proj", query_dim, config.hidden_size, config, rngs)
         self.q_norm = _rms_norm(config.head_dim, config, rngs)
         self.k_norm = _rms_norm(config.head_dim, config, rngs)
 
@@ -243,29 +242,32 @@ class Attention(nnx.Module):
         mask: Bool[Array, "B 1 T S"],
         cache: KVCache | None,
         layer: Int32[Array, ""],
+        key: jax.Array | None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         """Attends over the tokens of `x` or, given a cache, over all its slots (S = T without)."""
         heads = (*x.shape[:2], -1, self.head_dim)
-        query = rotate(self.q_norm(self.q_proj(x).reshape(heads)), by)
-        key = rotate(self.k_norm(self.k_proj(x).reshape(heads)), by)
-        value = self.v_proj(x).reshape(heads)
+        queries = rotate(self.q_norm(_applied(self.q_proj, x, key, 0).reshape(heads)), by)
+        keys = rotate(self.k_norm(_applied(self.k_proj, x, key, 1).reshape(heads)), by)
+        values = _applied(self.v_proj, x, key, 2).reshape(heads)
         if cache is not None:
-            cache, key, value = cache.write(layer, key, value)
-        attended = attention(query, key, value, mask=mask)
-        return self.o_proj(attended.reshape(*x.shape[:2], -1)), cache
+            cache, keys, values = cache.write(layer, keys, values)
+        attended = attention(queries, keys, values, mask=mask)
+        return _applied(self.o_proj, attended.reshape(*x.shape[:2], -1), key, 3), cache
 
 
 class Mlp(nnx.Module):
     """Feed-forward network with a SiLU gate."""
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
-        self.gate_proj = _linear(config.hidden_size, config.intermediate_size, rngs)
-        self.up_proj = _linear(config.hidden_size, config.intermediate_size, rngs)
-        self.down_proj = _linear(config.intermediate_size, config.hidden_size, rngs)
+        width, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = _linear("gate_proj", width, inner, config, rngs)
+        self.up_proj = _linear("up_proj", width, inner, config, rngs)
+        self.down_proj = _linear("down_proj", inner, width, config, rngs)
 
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], key: jax.Array | None) -> Float[Array, "B T D"]:
         """Maps every token by itself."""
-        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate = jax.nn.silu(_applied(self.gate_proj, x, key, 4))
+        return _applied(self.down_proj, gate * _applied(self.up_proj, x, key, 5), key, 6)
 
 
 class Block(nnx.Module):
@@ -284,11 +286,12 @@ class Block(nnx.Module):
         mask: Bool[Array, "B 1 T S"],
         cache: KVCache | None,
         layer: Int32[Array, ""],
+        key: jax.Array | None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-        """See `Attention`; `layer` is this layer's place in the cache."""
-        attended, cache = self.attn(self.input_norm(x), by, mask, cache, layer)
+        """See `Attention`; `layer` is this layer's place in the cache, `key` draws dropout."""
+        attended, cache = self.attn(self.input_norm(x), by, mask, cache, layer, key)
         x = batch_sharded(x + attended)
-        return batch_sharded(x + self.mlp(self.post_attention_norm(x))), cache
+        return batch_sharded(x + self.mlp(self.post_attention_norm(x), key)), cache
 
 
 class Qwen3(nnx.Module):
@@ -308,15 +311,17 @@ class Qwen3(nnx.Module):
             rngs=rngs,
         )
         stack = nnx.vmap(lambda stream: Block(config, rngs=stream))
-        self.layers = stack(rngs.split(config.num_layers))
+        if config.frozen_layers:
+            self.frozen_layers = stack(rngs.split(config.frozen_layers))
+        self.layers = stack(rngs.split(config.num_layers - config.frozen_layers))
         self.norm = _rms_norm(config.hidden_size, config, rngs)
         if not config.tie_embeddings:
-            self.lm_head = _linear(config.hidden_size, config.vocab_size, rngs)
+            self.lm_head = _linear("lm_head", config.hidden_size, config.vocab_size, config, rngs)
 
     def embed(self, tokens: Int32[Array, "B T"]) -> Float[Array, "B T D"]:
         """The tokens' embeddings."""
         # Not `self.embed_tokens(tokens)`: nnx.Embed returns the dtype that it was built with.
-        return jnp.take(self.embed_tokens.embedding[...], tokens, axis=0)
+        return jnp.take(gathered(self.embed_tokens.embedding[...]), tokens, axis=0)
 
     def __call__(
         self,
@@ -325,6 +330,7 @@ class Qwen3(nnx.Module):
         segment_ids: Int32[Array, "B T"],
         *,
         remat: str = "none",
+        dropout_key: jax.Array | None = None,
     ) -> Float[Array, "B T D"]:
         """Hidden states after the final norm.
 
@@ -333,9 +339,10 @@ class Qwen3(nnx.Module):
           positions: place of each token in its segment; drives the rotation only.
           segment_ids: tokens see earlier indices of their own segment; 0 = padding.
           remat: what the backward pass recomputes, see `rematerialised`.
+          dropout_key: key of the adapters' dropout; None for none.
         """
-        x, _ = self._run(x, positions, visible(segment_ids, segment_ids), None, remat)
-        return x
+        mask = visible(segment_ids, segment_ids)
+        return self._run(x, positions, mask, None, remat, dropout_key)[0]
 
     def extend(
         self,
@@ -354,7 +361,7 @@ class Qwen3(nnx.Module):
         """
         start, cache = cache.end, cache.reserve(segment_ids)
         mask = visible(segment_ids, cache.segment_ids, start)
-        return self._run(x, positions, mask, cache, "none")
+        return self._run(x, positions, mask, cache, "none", None)
 
     def empty_cache(self, batch: int, slots: int) -> KVCache:
         """A cache without tokens, in the parameters' dtype."""
@@ -369,19 +376,25 @@ class Qwen3(nnx.Module):
             rows, product = self.embed_tokens.embedding[...], "...d,wd->...w"
         else:
             rows, product = self.lm_head.kernel[...], "...d,dw->...w"
-        return jnp.einsum(product, hidden, rows, preferred_element_type=jnp.float32)
+        return jnp.einsum(product, hidden, gathered(rows), preferred_element_type=jnp.float32)
 
-    def _run(self, x, positions, mask, cache, remat):
+    def _run(self, x, positions, mask, cache, remat, dropout_key):
         """The stack of layers and the final norm; the cache, if any, is carried along."""
         config = self.config
         by = rotation(positions, config.head_dim, config.rope_theta)
 
         def body(carry, scanned):
             layer, index = scanned
-            return layer(carry[0], by, mask, carry[1], index), None
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+            return gathered(layer)(carry[0], by, mask, carry[1], index, key), None
 
         # The scan carries one dtype: that of the wider of inputs and parameters.
         x = batch_sharded(x.astype(jnp.result_type(x, self.norm.scale[...])))
-        scanned = (self.layers, jnp.arange(config.num_layers))
-        (x, cache), _ = jax.lax.scan(rematerialised(body, remat), (x, cache), scanned)
+        body = rematerialised(body, remat)
+        indices = jnp.arange(config.num_layers)
+        if config.frozen_layers:
+            frozen = (self.frozen_layers, indices[: config.frozen_layers])
+            (x, cache), _ = jax.lax.scan(body, (x, cache), frozen)
+        rest = (self.layers, indices[config.frozen_layers :])
+        (x, cache), _ = jax.lax.scan(body, (x, cache), rest)
         return self.norm(x), cache

@@ -12,6 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from jaxvlm.models.geometry import GeometryConfig, GeometryHead
+from jaxvlm.models.lora import LoraConfig
+from jaxvlm.models.partition import gathered
 from jaxvlm.models.perceiver import Perceiver, PerceiverConfig
 from jaxvlm.models.qwen3 import Qwen3, Qwen3Config
 from jaxvlm.models.vggt.config import VGGTConfig
@@ -92,7 +94,7 @@ class VLM(nnx.Module):
         seen = jnp.arange(features.shape[1]) < feature_counts[:, None]
         visual = self.projector(features.astype(dtype), seen, dropout_key=dropout_key, remat=remat)
         if hasattr(self, "geometry"):
-            poses = self.geometry(geometry.astype(dtype), view_counts)
+            poses = gathered(self.geometry)(geometry.astype(dtype), view_counts)
             visual = jnp.concatenate([poses, visual], axis=1)
         return visual
 
@@ -134,7 +136,8 @@ def vlm_config(config) -> VLMConfig:
         part: {name: value for name, value in section.items() if name != "weights"}
         for part, section in config.items()
     }
-    language = Qwen3Config(**sizes["language"])
+    lora = sizes["language"].pop("lora")
+    language = Qwen3Config(**sizes["language"], lora=LoraConfig(**lora) if lora.rank else None)
     width = language.hidden_size
     projector = PerceiverConfig(
         **sizes["projector"], in_dim=2 * config.vision.embed_dim, out_dim=width

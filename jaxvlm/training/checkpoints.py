@@ -6,6 +6,10 @@ holds the data position, the configuration and versions.
 
 import contextlib
 import json
+import math
+import secrets
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from jaxvlm.console import console
 from jaxvlm.errors import UserError
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training.state import Params, TrainState
@@ -27,7 +32,11 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 _FREE = ("data.num_workers", "train.log_every", "train.save_every", "train.keep", "mesh.data",
          "mesh.fsdp", "data.val", "data.test", "data.image_roots", "evaluation.max_new_tokens",
          "evaluation.batch_sets", "evaluation.batch_questions", "train.rows_per_device",
-         "train.accumulation", "data.features.folder")  # fmt: skip
+         "train.accumulation", "data.features.folder", "optimizer.offload",
+         "train.watchdog_minutes", "train.max_skipped")  # fmt: skip
+# What the storage library raises where it cannot write; for a full disk it is a ValueError.
+_WRITING = (OSError, ValueError)
+_RETRY_SECONDS = 60
 
 
 def versions() -> dict[str, str]:
@@ -36,33 +45,85 @@ def versions() -> dict[str, str]:
 
 
 class Checkpoints:
-    """The checkpoints of one workdir."""
+    """The checkpoints of one workdir, written in the background."""
 
     def __init__(self, workdir: Path, keep: int | None = None):
         """Opens the folder, which need not exist yet for writing."""
         self.folder = workdir / "checkpoints"
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, step_prefix=None)
-        self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
+        self._keep = keep
+        self._retry_at = math.inf
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, step_prefix=None)
+        return ocp.CheckpointManager(self.folder.absolute(), options=options)
 
     def latest(self) -> int | None:
         """The newest complete checkpoint's update, or None."""
         return self._manager.latest_step()
 
+    def due(self) -> bool:
+        """Whether a checkpoint that could not be written should be tried again now."""
+        if self._retry_at == math.inf and not self._manager.is_saving_in_progress():
+            self._finish()
+        return time.monotonic() >= self._retry_at
+
     def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
-        """Starts writing `state`; returns as soon as it may be changed again."""
+        """Starts writing `state`; returns as soon as it may be changed again.
+
+        What cannot be written is said, and `due` later: the run goes on.
+        """
+        self._finish()
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        leaves, _ = jax.tree.flatten(state.optimizer)
-        with self._writing():
+        try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(unflatten(state.params)),
-                    optimizer=ocp.args.StandardSave({str(i): v for i, v in enumerate(leaves)}),
+                    optimizer=ocp.args.StandardSave(_named(state.optimizer)),
                     meta=ocp.args.JsonSave({**meta, "step": step, "versions": versions()}),
                 ),
             )
+            self._retry_at = math.inf
+        except _WRITING as error:
+            self._failed(error)
+
+    def finish(self, state: TrainState, meta: Mapping[str, Any]) -> None:
+        """Writes `state` if it does not stand yet, and waits for it.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        self.save(state, meta)
+        self._finish()
+        if self._retry_at == math.inf:
+            return
+        raise UserError(
+            f"the checkpoint of update {int(state.step)} could not be written to {self.folder}. "
+            "The newest complete one stands; make room or mend the folder, and repeat the command"
+        )
+
+    def _finish(self) -> None:
+        """Waits for the writer."""
+        try:
+            self._manager.wait_until_finished()
+        except _WRITING as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        console().print(
+            f"warning: a checkpoint could not be written to {self.folder}: {_first_line(error)}. "
+            f"The newest complete one stands; trying again in {_RETRY_SECONDS} s, make room "
+            "meanwhile"
+        )
+        # What was half written takes the room that the next one needs.
+        for draft in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(draft, ignore_errors=True)
+        # The manager may have lost count of what it was about to delete.
+        self._manager = self._open()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of an update, with the shapes, dtypes and shardings of `like`.
@@ -70,8 +131,6 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is damaged.
         """
-        leaves, structure = jax.tree.flatten(like.optimizer)
-        wanted = {str(i): _abstract(leaf) for i, leaf in enumerate(leaves)}
         with _reading(self.folder / str(step)):
             restored = self._manager.restore(
                 step,
@@ -79,29 +138,54 @@ class Checkpoints:
                     params=ocp.args.StandardRestore(
                         unflatten({p: _abstract(v) for p, v in like.params.items()})
                     ),
-                    optimizer=ocp.args.StandardRestore(wanted),
+                    optimizer=ocp.args.StandardRestore(
+                        {p: _abstract(v) for p, v in _named(like.optimizer).items()}
+                    ),
                 ),
             )
-        optimizer = [restored.optimizer[str(i)] for i in range(len(leaves))]
+        _, structure = jax.tree.flatten(like.optimizer)
+        leaves = [restored.optimizer[name] for name in _named(like.optimizer)]
         count = jax.device_put(jax.numpy.int32(step), like.step.sharding)
-        return TrainState(count, flatten(restored.params), jax.tree.unflatten(structure, optimizer))
+        return TrainState(count, flatten(restored.params), jax.tree.unflatten(structure, leaves))
+
+    def check_holds(self, step: int) -> None:
+        """Raises a UserError if there is no checkpoint of this update."""
+        found = steps_in(self.folder)
+        if step not in found:
+            raise UserError(
+                f"--resume_from {step}: {self.folder} holds no such update, but "
+                f"{', '.join(map(str, found)) or 'none'}"
+            )
+
+    def set_aside_behind(self, step: int) -> None:
+        """Moves checkpoints of later updates to `set_aside/`: the run will make them anew."""
+        later = [other for other in steps_in(self.folder) if other > step]
+        for other in later:
+            place = self.folder.parent / "set_aside" / f"{other}-{secrets.token_hex(3)}"
+            place.parent.mkdir(exist_ok=True)
+            (self.folder / str(other)).rename(place)
+            console().print(f"the checkpoint of update {other} was moved to {place}")
+        if later:
+            self._manager = self._open()
 
     def close(self) -> None:
         """Waits for the writer."""
-        with self._writing():
-            self._manager.wait_until_finished()
-            self._manager.close()
+        self._finish()
+        self._manager.close()
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        # What the storage library raises for a full disk is a ValueError.
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"a checkpoint could not be written to {self.folder}: {_first_line(error)}. The "
-                "newest complete one stands; make room or mend the folder, and repeat the command"
-            ) from error
+
+def steps_in(folder: Path) -> list[int]:
+    """The updates of which a folder holds complete checkpoints, damaged or not."""
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _named(states: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The leaves of the optimiser's states by names that are the same in every run."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(states)
+    names = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
+    # A tree's keys must not look like paths.
+    return {name.replace("/", "."): leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
 
 
 @contextlib.contextmanager
@@ -115,9 +199,17 @@ def _reading(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        number = int(folder.name) if folder.name.isdigit() else 0
+        before = [step for step in steps_in(folder.parent) if step < number]
+        hint = "there is none before it; train anew in another --workdir"
+        if before:
+            hint = (
+                f"the one before it is {folder.parent / str(before[-1])}, from which "
+                f"--resume_from {before[-1]} goes on"
+            )
         raise UserError(
             f"the checkpoint {folder} is damaged ({type(error).__name__}: {_first_line(error)}); "
-            "remove that folder to go on from the checkpoint before it"
+            f"{hint}"
         ) from error
 
 

@@ -23,18 +23,21 @@ class MetricLog:
         self._board = SummaryWriter(str(workdir / "logs"), purge_step=purge)
         self._console = console()
 
-    def write(self, step: int, metrics: Mapping[str, float], eta: str) -> None:
-        """Records the metrics since the last time."""
+    def write(self, step: int, metrics: Mapping[str, float | None], eta: str) -> None:
+        """Records the metrics since the last time; None is what no update had."""
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         for name, value in metrics.items():
+            if value is None:
+                continue
             self._board.add_scalar(name, value, step)
         self._console.print(
-            f"Step {step}/{self._max_steps}  Loss {metrics['loss']:.4f}  "
-            f"token accuracy {metrics['token_accuracy']:.3f}  "
-            f"lr×{metrics['schedule']:.3f}  grad {metrics['gradient_norm']:.2f}  "
+            f"Step {step}/{self._max_steps}  Loss {_shown(metrics['loss'], 4)}  "
+            f"token accuracy {_shown(metrics['token_accuracy'], 3)}  "
+            f"lr×{metrics['schedule']:.3f}  grad {_shown(metrics['gradient_norm'], 2)}  "
             f"{metrics['updates_per_second']:.2f} updates/s  "
             f"input wait {metrics['input_wait']:.1%}  ETA {eta}"
+            + (f"  {metrics['skipped']} updates skipped" if metrics["skipped"] else "")
             + (f"  {metrics['lost_samples']:,} samples left out" if metrics["lost_samples"] else "")
         )
 
@@ -42,6 +45,10 @@ class MetricLog:
         """Flushes everything."""
         self._file.close()
         self._board.close()
+
+
+def _shown(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _lines(path: Path, step: int) -> list[str]:

@@ -1,12 +1,21 @@
-"""AdamW with a learning rate a parameter group, cosine decay after a linear warm-up, clipping."""
+"""AdamW with a learning rate a parameter group, cosine decay after a linear warm-up, clipping.
 
+Each parameter has an optimiser state of its own, so that states kept in the host's memory come to
+the device one parameter at a time.
+"""
+
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, Int32
 
 from jaxvlm.training.parameters import Group
+
+Params = dict[str, Array]
+States = dict[str, optax.OptState]
 
 
 def schedule(
@@ -24,42 +33,90 @@ def schedule(
     )
 
 
-def make_optimizer(
-    groups: Mapping[str, Group], config, max_steps: int
-) -> optax.GradientTransformation:
-    """The optimiser over the flat dict of trainable parameters.
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An optimiser over a flat dict of parameters.
+
+    Attributes:
+      transforms: from a parameter's clipped gradient to the direction it moves against.
+      rates: learning rate of every parameter at the schedule's peak.
+      factor: the schedule, of the update's number.
+      clip: the gradients' largest global norm.
+      on_host: whether the states lie in the host's memory.
+    """
+
+    transforms: Mapping[str, optax.GradientTransformation]
+    rates: Mapping[str, float]
+    factor: Callable[[Array], Array]
+    clip: float
+    on_host: bool = False
+
+    def init(self, params: Params) -> States:
+        """The states before the first update."""
+        return {path: self.transforms[path].init(leaf) for path, leaf in params.items()}
+
+    def update(
+        self, gradients: Params, states: States, params: Params, step: Int32[Array, ""],
+        norm: Array, good: Bool[Array, ""],
+    ) -> tuple[Params, States]:  # fmt: skip
+        """The parameters and states after update `step`; the same as before if not `good`.
+
+        Args:
+          gradients: float32, by path.
+          states: of `init` or the last update.
+          params: float32, by path.
+          step: updates made so far.
+          norm: the gradients' global norm.
+          good: whether the gradients are to be trusted.
+        """
+        shrink = jnp.minimum(1.0, self.clip / jnp.maximum(norm, 1e-30))
+        scale = -self.factor(step)
+        new_params, new_states, before = {}, {}, norm
+        for path, value in params.items():
+            state = states[path]
+            if self.on_host:
+                # Fetched when the parameter before is done, or all would be here at once.
+                state, before = jax.lax.optimization_barrier((state, before))
+                state = _moved(state, jax.memory.Space.Device)
+            direction, new = self.transforms[path].update(gradients[path] * shrink, state, value)
+            moved = value + scale * self.rates[path] * direction
+            moved, new = jax.tree.map(
+                lambda after, before: jnp.where(good, after, before), (moved, new), (value, state)
+            )
+            before = moved
+            new_states[path] = _moved(new, jax.memory.Space.Host) if self.on_host else new
+            new_params[path] = moved
+        return new_params, new_states
+
+
+def on_host(leaf: Array) -> bool:
+    """Whether an offloaded state's leaf lies on the host: moments do, counters need not."""
+    return leaf.ndim > 0
+
+
+def _moved(state: optax.OptState, space: jax.memory.Space) -> optax.OptState:
+    return jax.tree.map(lambda x: jax.device_put(x, space) if on_host(x) else x, state)
+
+
+def make_optimizer(groups: Mapping[str, Group], config, max_steps: int) -> Optimizer:
+    """The optimiser over the trainable parameters.
 
     Args:
       groups: the group of every trainable path.
       config: the `optimizer` section.
       max_steps: updates of the whole run.
     """
-    rates = {path: config.learning_rate[group.name] for path, group in groups.items()}
-    decayed = {path: group.decayed for path, group in groups.items()}
-    factor = schedule(max_steps, config.warmup_ratio, config.final_ratio)
 
-    def descend(updates, count):
-        scale = -factor(count)
-        return {path: scale * rates[path] * update for path, update in updates.items()}
+    def transform(group: Group) -> optax.GradientTransformation:
+        adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+        if not group.decayed:
+            return adam
+        return optax.chain(adam, optax.add_decayed_weights(config.weight_decay))
 
-    return optax.chain(
-        optax.clip_by_global_norm(config.gradient_clip),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
-        _by_count(descend),
+    return Optimizer(
+        {path: transform(group) for path, group in groups.items()},
+        {path: config.learning_rate[group.name] for path, group in groups.items()},
+        schedule(max_steps, config.warmup_ratio, config.final_ratio),
+        config.gradient_clip,
+        config.offload == "host",
     )
-
-
-def _by_count(function) -> optax.GradientTransformation:
-    """A transformation of the updates and the number of updates made so far."""
-
-    def init(params):
-        del params
-        return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
-
-    def update(updates, state, params=None):
-        del params
-        new = optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
-        return function(updates, state.count), new
-
-    return optax.GradientTransformation(init, update)

@@ -66,6 +66,11 @@ def _compile(
         raise UserError(f"the rule {tuple(rule)!r} is no regular expression: {error}") from None
 
 
+def trainable(groups: Mapping[str, Group]) -> set[str]:
+    """The paths that learn."""
+    return {path for path, group in groups.items() if group.name != FROZEN}
+
+
 def summary(
     groups: Mapping[str, Group],
     shapes: Mapping[str, ShapeDtypeStruct],

@@ -6,9 +6,12 @@ from jax.sharding import Mesh
 
 from jaxvlm.data.tokenizer import load_tokenizer
 from jaxvlm.errors import UserError
+from jaxvlm.models.adapted import layers_of, plain_path
+from jaxvlm.models.lora import is_adapter
+from jaxvlm.models.qwen3 import Qwen3Config
 from jaxvlm.models.vlm import VLMConfig
 from jaxvlm.training.mesh import shardings
-from jaxvlm.training.parameters import FROZEN, Group
+from jaxvlm.training.parameters import FROZEN, Group, trainable
 from jaxvlm.training.state import Params, abstract_parameters, initial_parameters
 from jaxvlm.training.weights import check_model, load_weights, read_meta
 
@@ -77,11 +80,16 @@ def all_parameters(
     imported: Params = {}
     for part in _PARTS:
         name = config.model[part].weights
-        wanted = {p: shape for p, shape in shapes.items() if p.startswith(f"{part}/")}
+        # Adapters begin anew.
+        wanted = {
+            path: shape
+            for path, shape in shapes.items()
+            if path.startswith(f"{part}/") and not is_adapter(path)
+        }
         if name is None or not wanted:
             continue
         check_model(name, part, {k: v for k, v in config.model[part].items() if k != "weights"})
-        placed = shardings(wanted, mesh)
+        placed = shardings(wanted, mesh, trainable(groups))
         like = {
             path: jax.ShapeDtypeStruct(
                 shape.shape,
@@ -90,7 +98,26 @@ def all_parameters(
             )
             for path, shape in wanted.items()
         }
-        imported |= load_weights(name, like)
+        imported |= _load(name, like, model.language)
     rest = set(shapes) - set(imported)
     fresh = initial_parameters(model, groups, rest, dtype, config.seed, mesh) if rest else {}
     return {path: imported.get(path, fresh.get(path)) for path in shapes}
+
+
+def _load(name: str, like: dict[str, jax.ShapeDtypeStruct], language: Qwen3Config) -> Params:
+    """The weights of the paths of `like`; stacks of which a run has the first layers apart, cut."""
+    layers = {path: layers_of(path, language) for path in like}
+    wanted = {}
+    for path, leaf in like.items():
+        if layers[path] is not None:
+            # The later layers' leaf, which comes last, says in which dtype the whole is read.
+            shape = (language.num_layers, *leaf.shape[1:])
+            leaf = jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
+        wanted[plain_path(path)] = leaf
+    loaded = load_weights(name, wanted)
+    return {
+        path: loaded[path]
+        if layers[path] is None
+        else loaded[plain_path(path)][layers[path]].astype(leaf.dtype, device=leaf.sharding)
+        for path, leaf in like.items()
+    }

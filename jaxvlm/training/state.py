@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -14,9 +13,8 @@ from jaxvlm.models.tree import pure
 from jaxvlm.models.vlm import VLM, VLMConfig, abstract_vlm
 from jaxvlm.paths import flatten
 from jaxvlm.training.mesh import shardings
-from jaxvlm.training.parameters import FROZEN, Group
-
-Params = dict[str, Array]
+from jaxvlm.training.optimizer import Optimizer, Params, States, on_host
+from jaxvlm.training.parameters import FROZEN, Group, trainable
 
 
 class TrainState(NamedTuple):
@@ -25,12 +23,12 @@ class TrainState(NamedTuple):
     Attributes:
       step: updates made.
       params: float32 masters of the trainable parameters.
-      optimizer: optax state.
+      optimizer: the optimiser's state of each parameter.
     """
 
     step: Array
     params: Params
-    optimizer: optax.OptState
+    optimizer: States
 
 
 def abstract_parameters(config: VLMConfig) -> dict[str, jax.ShapeDtypeStruct]:
@@ -65,10 +63,11 @@ def initial_parameters(
             for path in shapes
         }
 
-    return jax.jit(init, out_shardings=shardings(shapes, mesh))()
+    placed = shardings(shapes, mesh, trainable(groups))
+    return jax.jit(init, out_shardings=placed)()
 
 
-def new_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def new_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
     """The state before the first update; moments are split like their parameters."""
     placed = optimizer_shardings(optimizer, params, mesh)
     state = jax.jit(optimizer.init, out_shardings=placed)(params)
@@ -76,13 +75,13 @@ def new_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mes
     return TrainState(step, params, state)
 
 
-def optimizer_shardings(optimizer: optax.GradientTransformation, params: Params, mesh: Mesh):
-    """Shardings of the optimiser state: a parameter's for its moments, whole for counters."""
-    placed = {path: leaf.sharding for path, leaf in params.items()}
+def optimizer_shardings(optimizer: Optimizer, params: Params, mesh: Mesh) -> States:
+    """Shardings of the optimiser's states: a parameter's for its moments, whole for counters."""
     whole = NamedSharding(mesh, PartitionSpec())
 
     def place(path, leaf):
-        name = getattr(path[-1], "key", None)
-        return placed[name] if name in placed and leaf.ndim else whole
+        placed = params[path[0].key].sharding if leaf.ndim else whole
+        host = optimizer.on_host and on_host(leaf)
+        return placed.with_memory_kind("pinned_host") if host else placed
 
     return jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, params))

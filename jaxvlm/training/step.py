@@ -4,7 +4,7 @@ Loss and gradients are summed over label tokens and divided once by their number
 does not depend on how its samples were spread over micro-batches and devices.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,11 +13,11 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxvlm.models.tree import load
-from jaxvlm.models.vlm import VLM, VLMConfig, abstract_vlm
+from jaxvlm.models.vlm import VLMConfig, abstract_vlm
 from jaxvlm.paths import unflatten
-from jaxvlm.training.state import Params, TrainState
-
-Batch = Mapping[str, Array]
+from jaxvlm.training.loss import Batch, batch_loss
+from jaxvlm.training.optimizer import Optimizer, Params
+from jaxvlm.training.state import TrainState
 
 
 class Sums(NamedTuple):
@@ -42,7 +42,8 @@ class Steps(NamedTuple):
     Attributes:
       start: `(params) -> sums` of nothing.
       accumulate: `(params, frozen, sums, batch, key) -> sums` with one micro-batch more.
-      update: `(state, sums) -> (state, metrics, sums of nothing)`.
+      update: `(state, sums) -> (state, metrics, sums of nothing)`. An update without a label, or
+        whose loss or gradient is not finite, changes nothing but the step: it is `skipped`.
     """
 
     start: Callable
@@ -55,35 +56,9 @@ def _zero_sums(params: Params) -> Sums:
     return Sums(jax.tree.map(jnp.zeros_like, params), zero, zero, zero)
 
 
-def batch_loss(
-    model: VLM, batch: Batch, remat: str, dropout_key: Array | None
-) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
-    """Summed cross-entropy of a batch of rows, with `(correct, labels)` token counts.
-
-    Logits exist at label positions only. A batch holds images, or features instead of them.
-    """
-    rows, sets = batch["view_counts"].shape
-    names = ("features", "feature_counts") if "features" in batch else ("images",)
-    per_set = {
-        name: batch[name].reshape(rows * sets, *batch[name].shape[2:])
-        for name in (*names, "view_counts", "geometry")
-    }
-    visual_of = model.project if "features" in batch else model.encode
-    visual = visual_of(**per_set, remat=remat, dropout_key=dropout_key)
-    visual = visual.reshape(rows, sets * visual.shape[1], visual.shape[2])
-    x = model.embed(batch["tokens"], batch["visual_index"], visual)
-    hidden = model.language(x, batch["positions"], batch["segment_ids"], remat=remat)
-    at_labels = jnp.take_along_axis(hidden, batch["label_positions"][..., None], axis=1)
-    logits = model.language.logits(at_labels)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
-    weights = batch["label_weights"]
-    correct = (logits.argmax(-1) == batch["labels"]) * weights
-    return (losses * weights).sum(), (correct.sum(), weights.sum())
-
-
 def make_steps(
     config: VLMConfig,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     dtype: jnp.dtype,
     remat: str,
     state: TrainState,
@@ -104,8 +79,7 @@ def make_steps(
     def accumulate(params: Params, frozen: Params, sums: Sums, batch: Batch, key) -> Sums:
         def loss(compute: Params):
             model = load(abstract, unflatten({**frozen, **compute}))
-            dropout_key = key if config.projector.dropout else None
-            return batch_loss(model, batch, remat, dropout_key)
+            return batch_loss(model, batch, remat, key)
 
         compute = {path: leaf.astype(dtype) for path, leaf in params.items()}
         (value, (correct, labels)), gradients = jax.value_and_grad(loss, has_aux=True)(compute)
@@ -115,15 +89,19 @@ def make_steps(
     def update(state: TrainState, sums: Sums):
         count = jnp.maximum(sums.labels, 1.0)
         gradients = {path: g / count for path, g in sums.gradients.items()}
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        norm = optax.tree.norm(gradients)
+        good = jnp.isfinite(sums.loss) & jnp.isfinite(norm) & (sums.labels > 0)
+        params, states = optimizer.update(
+            gradients, state.optimizer, state.params, state.step, norm, good
+        )
         metrics = {
             "loss": sums.loss / count,
             "token_accuracy": sums.correct / count,
-            "gradient_norm": optax.tree.norm(gradients),
+            "gradient_norm": norm,
             "label_tokens": sums.labels,
+            "skipped": 1.0 - good,
         }
-        return TrainState(state.step + 1, params, optimizer_state), metrics, _zero_sums(params)
+        return TrainState(state.step + 1, params, states), metrics, _zero_sums(params)
 
     # Without `out_shardings` the sums, which start from constants, would lie whole on every device.
     return Steps(

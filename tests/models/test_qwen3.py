@@ -384,5 +384,5 @@ def test_a_config_that_cannot_be_honoured_is_refused_by_name(fields, message):
 
 
 def test_unknown_remat_is_refused():
-    with pytest.raises(UserError, match=r"remat='some'.*'none', 'full', 'dots'"):
+    with pytest.raises(UserError, match=r"remat='some'.*'none', 'dots', 'full'"):
         tiny()(jnp.zeros((1, 2, 32)), *np.zeros((2, 1, 2), np.int32), remat="some")

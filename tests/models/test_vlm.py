@@ -10,7 +10,7 @@ from jaxvlm.data.plan import Group
 from jaxvlm.models.tree import load, pure
 from jaxvlm.models.vlm import abstract_vlm, vlm_config
 from jaxvlm.paths import flatten, unflatten
-from jaxvlm.training.step import batch_loss
+from jaxvlm.training.loss import batch_loss
 
 PER_SET = ("images", "view_counts", "geometry")
 

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import tiny
 from conftest import make_toy
 
+from jaxvlm.models import partition
 from jaxvlm.training import mesh
 from jaxvlm.training.optimizer import make_optimizer
 from jaxvlm.training.state import new_state
@@ -28,7 +29,7 @@ def layout(tree) -> dict[str, list]:
 
 def main(records: str, out: str) -> None:
     # So low that most of the toy's parameters are split.
-    mesh._WHOLE_BELOW = 256
+    partition.WHOLE_BELOW = mesh.WHOLE_BELOW = 256
     toy = make_toy(tiny.config_for(Path(records), mesh__data=2, mesh__fsdp=4))
     with jax.set_mesh(toy.mesh):
         groups = {path: toy.groups[path] for path in toy.trained}

@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
+from jaxvlm.training.mesh import make_mesh
 from jaxvlm.training.optimizer import make_optimizer, schedule
 from jaxvlm.training.parameters import Group
+from jaxvlm.training.state import new_state
 
 GROUPS = {
     "language/kernel": Group("language", True),
@@ -26,6 +29,7 @@ def settings(**changes) -> ConfigDict:
         "b1": 0.9,
         "b2": 0.999,
         "eps": 1e-12,
+        "offload": "device",
     }
     return ConfigDict({**values, **changes})
 
@@ -35,11 +39,13 @@ def one_update(config, gradient: float, steps: int = 1):
     optimizer = make_optimizer(GROUPS, config, 100)
     params = {path: jnp.full(3, 2.0) for path in GROUPS}
     state = optimizer.init(params)
+    gradients = {path: jnp.full(3, gradient) for path in GROUPS}
+    moved = params
     for _ in range(steps):
-        updates, state = optimizer.update(
-            {path: jnp.full(3, gradient) for path in GROUPS}, state, params
+        moved, state = optimizer.update(
+            gradients, state, moved, jnp.int32(0), optax.tree.norm(gradients), jnp.bool(True)
         )
-    return {path: np.asarray(update) for path, update in updates.items()}, state
+    return {path: np.asarray(moved[path] - params[path]) for path in params}, state
 
 
 def test_the_schedule_warms_up_from_above_zero_and_ends_at_the_final_ratio():
@@ -82,13 +88,50 @@ def test_only_decayed_groups_decay():
 
 def test_gradients_are_clipped_by_their_global_norm():
     _, state = one_update(settings(gradient_clip=0.5), 10.0)
-    moments = next(part for part in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(part)).mu
-    norm = np.sqrt(sum(float((m**2).sum()) for m in moments.values()))
+    norm = np.sqrt(sum(float((m**2).sum()) for m in first_moments(state).values()))
     np.testing.assert_allclose(norm, 0.1 * 0.5, rtol=1e-5)
     _, state = one_update(settings(gradient_clip=0.5), 1e-3)
-    moments = next(part for part in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(part)).mu
-    np.testing.assert_allclose(moments["language/kernel"], 1e-4, rtol=1e-5)
+    np.testing.assert_allclose(first_moments(state)["language/kernel"], 1e-4, rtol=1e-5)
 
 
-def _is_adam(part) -> bool:
-    return hasattr(part, "mu")
+def first_moments(states) -> dict:
+    def is_adam(part) -> bool:
+        return hasattr(part, "mu")
+
+    found = {path: jax.tree.leaves(state, is_leaf=is_adam) for path, state in states.items()}
+    return {path: next(p.mu for p in parts if is_adam(p)) for path, parts in found.items()}
+
+
+@pytest.mark.parametrize("offload", ["device", "host"])
+def test_an_update_that_is_not_good_changes_nothing(offload):
+    optimizer = make_optimizer(GROUPS, settings(offload=offload, weight_decay=0.1), 100)
+    mesh = make_mesh(1, -1)
+    params = {path: jnp.full(3, 2.0) for path in GROUPS}
+    state = new_state(params, optimizer, mesh)
+    kinds = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim}
+    assert (kinds == {"pinned_host"}) == (offload == "host")
+    gradients = {path: jnp.full(3, jnp.nan) for path in GROUPS}
+    bad = (gradients, state.optimizer, params, jnp.int32(0), jnp.nan, jnp.bool(False))
+    moved, states = jax.jit(optimizer.update)(*bad)
+    for one, other in zip(
+        jax.tree.leaves((moved, states)), jax.tree.leaves((params, state.optimizer)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_moments_on_the_host_make_the_same_updates():
+    gradients = {path: jnp.arange(3.0) - 1 for path in GROUPS}
+    ends = {}
+    for offload in ("device", "host"):
+        optimizer = make_optimizer(GROUPS, settings(offload=offload, weight_decay=0.1), 100)
+        params = {path: jnp.full(3, 2.0) for path in GROUPS}
+        states = new_state(params, optimizer, make_mesh(1, -1)).optimizer
+        for step in range(5):
+            args = (gradients, states, params, jnp.int32(step), jnp.float32(2.0), jnp.bool(True))
+            params, states = jax.jit(optimizer.update)(*args)
+        kinds = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(states) if leaf.ndim}
+        assert (kinds == {"pinned_host"}) == (offload == "host")
+        ends[offload] = params
+    for path, value in ends["device"].items():
+        np.testing.assert_array_equal(ends["host"][path], value)
+        assert (value != 2.0).any()

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxvlm.errors import UserError
+from jaxvlm.models.partition import gathered
 from jaxvlm.models.vggt.blocks import (
     TOKEN_INIT,
     Block,
@@ -128,7 +129,8 @@ class Aggregator(nnx.Module):
 
         def body(carry, pair):
             x, kept = carry
-            frame, cross, index = pair
+            *blocks, index = pair
+            frame, cross = gathered(blocks)
             x = frame(x.reshape(batch * views, per_view, width), rotation)
             within = x.reshape(tokens.shape)
             x = cross(x.reshape(batch, views * per_view, width), across, mask).reshape(tokens.shape)

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxvlm.models.attention import attention
-from jaxvlm.models.partition import batch_sharded
+from jaxvlm.models.partition import batch_sharded, gathered
 
 Module = TypeVar("Module", bound=nnx.Module)
 # True where a query may see a key.
@@ -48,7 +48,7 @@ def run(blocks: nnx.Module, x: Float[Array, "B T C"], *, mask=None, remat: bool 
     """Runs a stack of `Block`s one after the other, without rotation."""
 
     def body(x, block):
-        return block(x, mask=mask), None
+        return gathered(block)(x, mask=mask), None
 
     if remat:
         body = jax.checkpoint(body, prevent_cse=False)

@@ -1,0 +1,71 @@
+"""Whether updates still teach anything, and what they were on average."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from jaxvlm.errors import UserError
+
+Metrics = Mapping[str, jax.Array]
+
+
+class Health:
+    """Counts updates that were skipped: without a label, or with numbers that are not finite.
+
+    Attributes:
+      streak: skipped updates in a row, up to the last one looked at.
+    """
+
+    def __init__(self, step: int, most: int):
+        """Begins behind update `step`; `most` skipped ones in a row are too many."""
+        self.streak = 0
+        self._checked = step
+        self._most = most
+
+    def check(self, recent: Sequence[Metrics], done: int) -> None:
+        """Looks at the metrics of the latest updates, the last of which is `done`.
+
+        Raises:
+          UserError: too many were skipped in a row.
+        """
+        for step, metrics in enumerate(jax.device_get(list(recent)), done - len(recent) + 1):
+            if step <= self._checked:
+                continue
+            self._checked = step
+            self.streak = self.streak + 1 if metrics["skipped"] else 0
+            if self.streak == self._most:
+                raise UserError(f"update {step}: {self._reason(metrics)}")
+
+    def _reason(self, metrics: Mapping[str, np.ndarray]) -> str:
+        if not metrics["label_tokens"]:
+            return (
+                f"for {self._most} updates not one sample was left, no image of them could be "
+                "read. Mend the images (is a disk gone?) and repeat the command, which goes on "
+                "from the newest checkpoint"
+            )
+        return (
+            f"the loss is {metrics['loss']} and the gradient's norm {metrics['gradient_norm']}; "
+            f"so it was for {self._most} updates in a row (train.max_skipped), none of which was "
+            "applied; the newest checkpoint is of before. Lower optimizer.learning_rate, or look "
+            "for numbers that are not finite in the imported weights"
+        )
+
+
+def means(recent: Sequence[Metrics]) -> dict[str, float | None]:
+    """Metrics over several updates, of those that were not skipped; None where all were.
+
+    Those of label tokens are weighted by how many there were; `skipped` is counted.
+    """
+    table = jax.device_get(list(recent))
+    series = {name: np.array([metrics[name] for metrics in table]) for name in table[0]}
+    skipped = series.pop("skipped")
+    kept = skipped == 0
+    labels = series["label_tokens"][kept]
+    found: dict[str, float | None] = {"skipped": int(skipped.sum())}
+    for name, values in series.items():
+        values = values[kept]
+        if name in ("loss", "token_accuracy"):
+            values = values * labels / max(labels.mean(), 1e-30) if len(values) else values
+        found[name] = float(values.mean()) if len(values) else None
+    return found

@@ -1,0 +1,125 @@
+"""From a configuration to a run that can start: parameters on their devices, data, optimiser."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from jaxvlm.console import console, print_table
+from jaxvlm.data.training_set import Rows, training_rows
+from jaxvlm.models.vlm import VLMConfig, vlm_config
+from jaxvlm.training.optimizer import Optimizer, Params, make_optimizer
+from jaxvlm.training.parameters import Group, assign_groups, summary, trainable
+from jaxvlm.training.setup import all_parameters, frozen_identity, vision_identity
+from jaxvlm.training.state import TrainState, abstract_parameters, new_state
+
+# Passes over the same questions after which hardly anything is learnt.
+_MANY_EPOCHS = 40
+# Share of real tokens below which a warning is due.
+_EMPTY = 0.6
+
+
+@dataclasses.dataclass
+class Run:
+    """Everything that stays the same from update to update.
+
+    Attributes:
+      model: sizes, without VGGT where its features are read from a cache.
+    """
+
+    config: object
+    model: VLMConfig
+    mesh: Mesh
+    rows: Rows
+    groups: dict[str, Group]
+    frozen: Params
+    optimizer: Optimizer
+    workdir: Path
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of a global micro-batch."""
+        return self.config.train.rows_per_device * jax.device_count()
+
+    @property
+    def rows_per_update(self) -> int:
+        """Rows an update consumes."""
+        return self.rows_per_batch * self.config.train.accumulation
+
+    def meta(self, step: int) -> dict:
+        """What is stored beside the parameters."""
+        return {
+            "position": step * self.rows_per_update,
+            "config": self.config.to_dict(),
+            "frozen": frozen_identity(self.config, self.groups),
+            "data": self.rows.fingerprint,
+            "mesh": dict(self.mesh.shape),
+            "processes": jax.process_count(),
+        }
+
+
+def prepare(config, workdir: Path, mesh: Mesh) -> tuple[Run, TrainState]:
+    """A run before its first update.
+
+    Raises:
+      UserError: anything wrong with what the user gave.
+    """
+    model = vlm_config(config.model)
+    shapes = abstract_parameters(model)
+    groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+    rows_total = (
+        config.train.max_steps
+        * config.train.accumulation
+        * config.train.rows_per_device
+        * jax.device_count()
+    )
+    cached = config.data.features.folder is not None
+    rows = training_rows(config, rows_total, vision_identity(config, groups) if cached else None)
+    unused = {path for path in shapes if cached and path.startswith("vision/")}
+    parameters = all_parameters(config, model, groups, mesh, skip=frozenset(unused))
+    if cached:
+        model = dataclasses.replace(model, vision=None)
+    learning = trainable(groups)
+    params = {p: leaf for p, leaf in parameters.items() if p in learning}
+    frozen = {p: leaf for p, leaf in parameters.items() if p not in learning}
+    optimizer = make_optimizer(
+        {p: groups[p] for p in params}, config.optimizer, config.train.max_steps
+    )
+    run = Run(config, model, mesh, rows, groups, frozen, optimizer, workdir)
+    return run, new_state(params, optimizer, mesh)
+
+
+def print_start(run: Run) -> None:
+    """The table of parameter groups, and what the run amounts to."""
+    config = run.config
+    shapes = abstract_parameters(vlm_config(config.model))
+    table = summary(run.groups, shapes, config.optimizer.learning_rate)
+    if config.data.features.folder is not None:
+        table = [row for row in table if row[0] != "vision"]
+    columns = ("part", "group", "learning rate", "tensors", "parameters")
+    print_table("Parameters", columns, table)
+    usage = run.rows.usage()
+    epochs = len(run.rows) / usage.rows
+    each = usage.samples / usage.rows
+    console().print(
+        f"{config.train.max_steps} updates of {run.rows_per_update} rows (about "
+        f"{run.rows_per_update * each:,.0f} samples); the data makes {usage.samples:,} samples in "
+        f"{usage.rows:,} rows an epoch: {epochs:.1f} epochs on "
+        f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
+    )
+    if config.data.pack:
+        console().print(
+            f"rows hold {each:.1f} samples: {usage.tokens:.1%} of their tokens are real, "
+            f"{usage.sets:.1%} of their image sets, and {usage.views:.1%} of the views of those"
+        )
+        if usage.tokens < _EMPTY:
+            console().print(
+                "warning: the rest is computed for nothing. A larger data.row_sets or "
+                "data.questions_per_set, or a smaller data.row_length, fills rows better"
+            )
+    if epochs > _MANY_EPOCHS:
+        console().print(
+            f"warning: more than {_MANY_EPOCHS} epochs of the same questions; fewer updates "
+            "(train.max_steps) or fewer rows in each (train.accumulation) would do"
+        )
