@@ -33,7 +33,7 @@ class Generator:
         max_new_tokens: int,
     ):
         """Compiles nothing yet; shapes are compiled when they are first seen."""
-        self._params = params
+        self.params = params
         self._tokenizer = tokenizer
         self._layout = layout
         abstract = abstract_vlm(config)
@@ -53,7 +53,7 @@ class Generator:
 
     def encode(self, sets: dict[str, np.ndarray]) -> Float[Array, "N M D"]:
         """Visual vectors of image sets: `images`, `view_counts`, `geometry` with an axis N."""
-        return self._encode(self._params, **sets)
+        return self._encode(self.params, **sets)
 
     def answer(
         self,
@@ -89,7 +89,7 @@ class Generator:
             tokens[row, : len(ids)], visual_index[row, : len(ids)] = ids, index
             lengths[row], sets[row] = len(ids), set_index[row]
         generated = jax.device_get(
-            self._answer(self._params, visual, sets, tokens, visual_index, lengths)
+            self._answer(self.params, visual, sets, tokens, visual_index, lengths)
         )
         return [self._text(row) for row in generated[: len(samples)]]
 

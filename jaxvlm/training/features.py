@@ -41,6 +41,7 @@ from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm, features_of, vlm_config
 from jaxvlm.paths import unflatten
 from jaxvlm.training.mesh import batch_sharding, make_mesh
+from jaxvlm.training.missing import check_weights
 from jaxvlm.training.parameters import assign_groups
 from jaxvlm.training.setup import all_parameters, vision_identity
 from jaxvlm.training.state import Params, abstract_parameters
@@ -69,6 +70,7 @@ def cache_features(config, batch_sets: int) -> None:
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     with open_workdir(config.data.features.folder, _FIELD) as folder, jax.set_mesh(mesh):
+        check_weights(config.model)
         model = vlm_config(config.model)
         shapes = abstract_parameters(model)
         groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxvlm.console import console, print_table
 from jaxvlm.data.training_set import Rows, training_rows
 from jaxvlm.models.vlm import VLMConfig, vlm_config
+from jaxvlm.training.missing import check_weights
 from jaxvlm.training.optimizer import Optimizer, Params, make_optimizer
 from jaxvlm.training.parameters import Group, assign_groups, summary, trainable
 from jaxvlm.training.setup import all_parameters, frozen_identity, vision_identity
@@ -65,6 +66,7 @@ def prepare(config, workdir: Path, mesh: Mesh) -> tuple[Run, TrainState]:
     Raises:
       UserError: anything wrong with what the user gave.
     """
+    check_weights(config.model)
     model = vlm_config(config.model)
     shapes = abstract_parameters(model)
     groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)

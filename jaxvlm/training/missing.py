@@ -1,0 +1,59 @@
+"""Weights that a configuration names but that nobody imported yet, and the commands that do."""
+
+from pathlib import Path
+
+from jaxvlm.errors import UserError
+from jaxvlm.training.weights import BUILT_IN
+
+# What `convert.import_torch` calls the weights of a part, and where they are published.
+_PUBLISHED = {
+    "vision": ("vggt", "facebook/VGGT-1B-Commercial"),
+    "language": ("qwen3", "Qwen/Qwen3-4B-Instruct-2507"),
+    "projector": ("original", "FOLDER_OF_THE_ORIGINALS_CHECKPOINT"),
+    "geometry": ("original", "FOLDER_OF_THE_ORIGINALS_CHECKPOINT"),
+}
+_PYTORCH = (".pt", ".pth", ".bin", ".safetensors")
+
+
+def check_weights(model) -> None:
+    """Checks that all weights named in the `model` section of a configuration were imported.
+
+    Raises:
+      UserError: those that were not, with a command for each.
+    """
+    names = {part: model[part].weights for part in _PUBLISHED if model[part].weights is not None}
+    missing = {
+        part: Path(name)
+        for part, name in names.items()
+        if name not in BUILT_IN and not (Path(name) / "meta.json").is_file()
+    }
+    if not missing:
+        return
+    commands = dict.fromkeys(_command(part, folder) for part, folder in missing.items())
+    folders = " and ".join(
+        f"{str(folder)!r} (model.{part}.weights)" for part, folder in missing.items()
+    )
+    raise UserError(
+        f"no imported weights at {folders}; make them: {' && '.join(commands)} "
+        "(docs/weights.md); or set the field to None for random weights, or to 'jaxvlm:rooms' for "
+        "the small VGGT in the package"
+    )
+
+
+def _command(part: str, folder: Path) -> str:
+    """The command that makes `folder`, from PyTorch files in or beside it if there are any."""
+    kind, source = _PUBLISHED[part]
+    dest = folder
+    if _holds_pytorch(folder):
+        # The field names PyTorch's own folder, which is left as it is.
+        source, dest = folder, folder / "jaxvlm"
+    elif _holds_pytorch(folder.parent) and folder.parent != Path():
+        source = folder.parent
+    command = f"python -m convert.import_torch {kind} {source} {dest}"
+    if dest == folder:
+        return command
+    return f"{command} (then model.{part}.weights={dest})"
+
+
+def _holds_pytorch(folder: Path) -> bool:
+    return folder.is_dir() and any(path.suffix in _PYTORCH for path in folder.iterdir())

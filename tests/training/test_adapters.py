@@ -1,0 +1,187 @@
+"""Adapters (LoRA), and first layers that stay as they are."""
+
+import contextlib
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from conftest import make_toy
+
+from convert import export_torch, parts
+from convert.stored import open_stored
+from jaxvlm.errors import UserError
+from jaxvlm.generation.restore import restore_answerer
+from jaxvlm.models.adapted import merged
+from jaxvlm.models.lora import LoraConfig, is_adapter
+from jaxvlm.models.tree import load
+from jaxvlm.models.vlm import abstract_vlm, vlm_config
+from jaxvlm.paths import flatten, unflatten
+from jaxvlm.training import loop
+from jaxvlm.training.loss import label_scores
+from jaxvlm.training.optimizer import make_optimizer
+from jaxvlm.training.run import find_checkpoint, run_config
+from jaxvlm.training.state import abstract_parameters, new_state
+from jaxvlm.training.weights import save_weights
+
+LORA = {
+    "model__language__lora__rank": 4,
+    "model__language__lora__alpha": 8.0,
+    "model__language__lora__targets": ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj"),
+}
+PARTS = ("vision", "projector", "geometry", "language")
+RULES = (
+    ("vision/.*", "frozen"),
+    ("(projector|geometry)/.*", "projector"),
+    ("language/.*lora_[ab]", "lora"),
+    ("language/.*", "frozen"),
+)
+
+
+@pytest.fixture(scope="module")
+def weights(toy, tmp_path_factory):
+    """A folder of imported weights with all of the toy's parameters."""
+    folder = tmp_path_factory.mktemp("weights") / "all"
+    plain = {**toy.trained, **toy.frozen}
+    sizes = parts.described({part: getattr(toy.model, part) for part in PARTS})
+    save_weights(folder, plain, {"model": sizes})
+    return folder
+
+
+def configured(records, weights, **changes):
+    names = {f"model__{part}__weights": str(weights) for part in PARTS}
+    return tiny.config_for(records, **names, **changes)
+
+
+@pytest.fixture(scope="module")
+def adapted(records, weights, tmp_path_factory):
+    """The workdir of a run that trained adapters, with dropout, for six updates."""
+    workdir = tmp_path_factory.mktemp("adapted")
+    config = configured(
+        records, weights, **LORA, parameters=RULES, optimizer__learning_rate__lora=0.03
+    )
+    loop.train(config, workdir)
+    return workdir
+
+
+def scores(config, params, batch):
+    model = load(abstract_vlm(vlm_config(config.model)), unflatten(params))
+    return label_scores(model, batch)[0]
+
+
+def test_an_adapter_changes_nothing_before_it_is_trained(toy, records, weights):
+    plain = scores(toy.config, {**toy.trained, **toy.frozen}, toy.batch())
+    config = configured(records, weights, **LORA, parameters=RULES)
+    other = make_toy(config)
+    found = scores(config, {**other.trained, **other.frozen}, toy.batch())
+    np.testing.assert_array_equal(found, plain)
+    first = [leaf for path, leaf in other.trained.items() if path.endswith("q_proj/lora_a")]
+    assert first and all(0 < float(jnp.abs(leaf).max()) <= 32**-0.5 for leaf in first)
+
+
+def test_only_adapters_learn_and_the_optimiser_knows_no_more(toy, records, weights):
+    config = configured(records, weights, **LORA, parameters=RULES)
+    made = make_toy(config)
+    language = {path for path in made.trained if path.startswith("language/")}
+    assert language == {p for p in made.trained if is_adapter(p)} and len(language) == 10
+    optimizer = make_optimizer({p: made.groups[p] for p in made.trained}, config.optimizer, 5)
+    state = new_state(made.trained, optimizer, made.mesh)
+    moments = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim)
+    assert moments == 2 * sum(leaf.size for leaf in made.trained.values())
+    sizes = [(32, 32), (32, 16), (32, 16), (32, 32), (48, 32)]
+    per_layer = sum(4 * (width + out) for width, out in sizes)
+    assert sum(made.trained[p].size for p in language) == 2 * per_layer
+
+
+def test_a_run_moves_adapters_and_no_kernel(adapted, weights):
+    stored = open_stored(str(adapted), [])
+    own = json.loads((adapted / "config.json").read_text())
+    assert own["model"]["language"]["lora"]["rank"] == 4
+    plain = open_stored(str(weights), [])
+    for path, value in plain.params.items():
+        adapted_kernel = path.split("/")[-2] in LORA["model__language__lora__targets"]
+        moved = not np.array_equal(stored.params[path], value)
+        assert moved == (adapted_kernel or path.startswith(("projector/", "geometry/"))), path
+
+
+def test_an_export_is_the_adapted_model(adapted, toy, records, tmp_path):
+    folder = find_checkpoint(adapted)
+    answerer = restore_answerer(folder, run_config(folder, []))
+    on = scores(answerer.config, answerer.generator.params, toy.batch())
+    stored = open_stored(str(adapted), [])
+    off = scores(toy.config, dict(stored.params), toy.batch())
+    np.testing.assert_allclose(off, on, rtol=1e-5, atol=1e-5)
+    flags = export_torch.parser().parse_args([str(adapted), str(tmp_path / "hf")])
+    flags.overrides = []
+    with contextlib.redirect_stdout(io.StringIO()):
+        export_torch.main(flags)
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    kernel = model.state_dict()["model.layers.1.self_attn.q_proj.weight"].numpy()
+    np.testing.assert_array_equal(kernel.T, stored.params["language/layers/attn/q_proj/kernel"][1])
+
+
+def test_dropout_of_adapters_is_drawn_from_the_key(records, weights):
+    config = configured(
+        records, weights, **LORA, parameters=RULES, model__language__lora__dropout=0.5
+    )
+    made = make_toy(config)
+    params = {p: leaf + 0.05 if is_adapter(p) else leaf for p, leaf in made.trained.items()}
+    model = load(abstract_vlm(made.model), unflatten({**params, **made.frozen}))
+    keys = (None, None, jax.random.key(0), jax.random.key(0), jax.random.key(1))
+    losses = [float(label_scores(model, made.batch(), "none", key)[0].sum()) for key in keys]
+    assert losses[0] == losses[1] and losses[2] == losses[3] and len(set(losses)) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": ("q_proj", "w_proj")}, "lora.targets=.*expected some of q_proj"),
+        ({"targets": ()}, "lora.targets="),
+        ({"alpha": 0.0}, "lora.alpha=0.0: expected more than 0"),
+        ({"dropout": 1.0}, "lora.dropout=1.0"),
+        ({"rank": -1}, "lora.rank=-1"),
+    ],
+)
+def test_impossible_adapters_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        LoraConfig(**{"rank": 4, **change})
+
+
+def test_first_layers_stay_and_the_others_learn(toy, records, weights, tmp_path):
+    config = configured(records, weights, model__language__frozen_layers=1)
+    shapes = abstract_parameters(vlm_config(config.model))
+    assert shapes["language/frozen_layers/attn/q_proj/kernel"].shape == (1, 32, 32)
+    made = make_toy(config)
+    # It computes what the plain model computes.
+    plain = scores(toy.config, {**toy.trained, **toy.frozen}, toy.batch())
+    found = scores(config, {**made.trained, **made.frozen}, toy.batch())
+    np.testing.assert_allclose(found, plain, rtol=1e-6, atol=1e-6)
+    loop.train(config, tmp_path)
+    stored = open_stored(str(tmp_path), [])
+    before = {**toy.trained, **toy.frozen}
+    for path, value in stored.params.items():
+        if path.startswith("language/layers/"):
+            np.testing.assert_array_equal(value[0], before[path][0], err_msg=path)
+            assert not np.array_equal(value[1], before[path][1]), path
+    # And it goes on, and answers.
+    folder = find_checkpoint(tmp_path)
+    answerer = restore_answerer(folder, run_config(folder, []))
+    merged_layers = merged(
+        "language/layers/mlp/up_proj/kernel",
+        vlm_config(config.model).language,
+        lambda path: np.asarray(answerer.generator.params[path]),
+    )
+    np.testing.assert_array_equal(
+        merged_layers, stored.params["language/layers/mlp/up_proj/kernel"]
+    )
+    assert set(flatten(unflatten(answerer.generator.params))) == set(shapes)
+
+
+def test_all_layers_are_frozen_by_a_rule_instead(records):
+    with pytest.raises(UserError, match=r"frozen_layers=2: expected less than num_layers=2"):
+        vlm_config(tiny.config_for(records, model__language__frozen_layers=2).model)
