@@ -1,10 +1,12 @@
-"""Record files with feature caches."""
+"""Record files with feature caches, and a run that nothing disturbed."""
 
 import shutil
 
 import pytest
 import tiny
 from caches import fill
+
+from jaxvlm.training import loop
 
 
 @pytest.fixture
@@ -29,3 +31,11 @@ def filled(template, tmp_path):
     """A copy of the template's record file and folder of features."""
     shutil.copytree(template, tmp_path / "copy")
     return tmp_path / "copy" / "data" / "records.jsonl", tmp_path / "copy" / "features"
+
+
+@pytest.fixture(scope="session")
+def straight(records, tmp_path_factory):
+    """The workdir of a run of six updates that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("straight")
+    loop.train(tiny.config_for(records), workdir)
+    return workdir

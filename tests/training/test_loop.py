@@ -1,7 +1,6 @@
 """Runs that stop and go on, and those that must not."""
 
 import gc
-import json
 import os
 import shutil
 import time
@@ -11,13 +10,14 @@ import numpy as np
 import psutil
 import pytest
 import tiny
+from runs import assert_same, final_params, logged
 from waiting import until
 
 from jaxvlm.config import load
 from jaxvlm.data.sources import load_sources
 from jaxvlm.errors import UserError
 from jaxvlm.training import health, loop, prepare
-from jaxvlm.training.checkpoints import Checkpoints, read_meta, restore_params
+from jaxvlm.training.checkpoints import Checkpoints, read_meta
 from jaxvlm.training.metric_log import MetricLog
 from jaxvlm.training.parameters import FROZEN
 from jaxvlm.training.weights import save_weights
@@ -26,26 +26,6 @@ from jaxvlm.workdir import open_workdir
 
 class Killed(Exception):
     """Stands for the end of a process."""
-
-
-def final_params(toy, workdir, step):
-    placed = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
-        for path, leaf in toy.trained.items()
-    }
-    return restore_params(workdir / "checkpoints" / str(step), wanted)
-
-
-def logged(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def assert_same(one, other):
-    assert set(one) == set(other)
-    for path, leaf in one.items():
-        np.testing.assert_array_equal(leaf, other[path], err_msg=path)
 
 
 def train_until(config, workdir, step, monkeypatch):
@@ -61,14 +41,6 @@ def train_until(config, workdir, step, monkeypatch):
         patched.setattr(MetricLog, "write", deadly)
         with pytest.raises(Killed):
             loop.train(config, workdir)
-
-
-@pytest.fixture(scope="module")
-def straight(records, tmp_path_factory):
-    """The workdir of a run of six updates that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp("straight")
-    loop.train(tiny.config_for(records), workdir)
-    return workdir
 
 
 def test_a_run_that_died_goes_on_to_the_same_parameters(
