@@ -30,4 +30,5 @@ def get_config(argument: str = ""):
     config.train.max_steps = 20_000
     config.train.log_every = 200
     config.train.save_every = 2000
+    config.train.eval_every = 2000
     return config

@@ -30,6 +30,8 @@ def get_config(argument: str = ""):
     data.image_size = 448
     data.num_views = 8
     data.view_dropout = 0.3
+    # Validation is on scenes of the training files: the test files must not choose a checkpoint.
+    data.held_out = 0.02
 
     optimizer = config.optimizer
     optimizer.learning_rate.language = 5e-6
@@ -45,6 +47,7 @@ def get_config(argument: str = ""):
     config.train.max_steps = 937
     config.train.save_every = 50
     config.train.log_every = 1
+    config.train.eval_every = 50
 
     for name in filter(None, argument.split(",")):
         if name not in VARIANTS:

@@ -116,6 +116,8 @@ def default() -> ConfigDict:
                 "features": {"folder": None, "variants": 8, "dtype": "bfloat16"},
                 # True shows black images and no geometry: the text-only control.
                 "blind": False,
+                # Share of the training scenes that are kept for validation where data.val is empty.
+                "held_out": 0.0,
                 # False gives one sample a row, for looking into things.
                 "pack": True,
                 # Capacities of a packed row: tokens, image sets, labels.
@@ -169,8 +171,13 @@ def default() -> ConfigDict:
                 "remat": "full",
                 "log_every": 1,
                 "save_every": 50,
-                # Checkpoints kept, the newest.
+                # Checkpoints kept, the newest; the best by validation stays besides.
                 "keep": 2,
+                # Validation every so many updates (0: never), on so many samples; the best is that
+                # with the highest "exact_match" or the lowest "loss".
+                "eval_every": 0,
+                "eval_samples": 512,
+                "best_by": "exact_match",
                 # Updates without a label, or with numbers that are not finite, are skipped; so many
                 # in a row end the run.
                 "max_skipped": 5,

@@ -27,6 +27,8 @@ _AT_LEAST = {
     "train.save_every": 1,
     "train.keep": 1,
     "train.max_skipped": 1,
+    "train.eval_every": 0,
+    "train.eval_samples": 1,
     "train.watchdog_minutes": 0,
     "evaluation.max_new_tokens": 1,
     "evaluation.batch_sets": 1,
@@ -43,11 +45,12 @@ _FRACTIONS = (
     "optimizer.warmup_ratio",
     "optimizer.final_ratio",
 )
-_BELOW_ONE = ("optimizer.b1", "optimizer.b2", "data.augment.random_crop")
+_BELOW_ONE = ("optimizer.b1", "optimizer.b2", "data.augment.random_crop", "data.held_out")
 _CHOICES = {
     "precision": ("bfloat16", "float32"),
     "model.geometry.mode": ("per_view", "pooled", "none"),
     "train.remat": ("none", "dots", "full"),
+    "train.best_by": ("exact_match", "loss"),
     "optimizer.offload": ("device", "host"),
     "text.template": ("plain", "chat"),
     "data.on_bad_record": ("error", "skip"),

@@ -27,7 +27,7 @@ class Plan:
     def __init__(
         self,
         samples: Sequence[Sample],
-        sources: Sequence[tuple[float, range]],
+        sources: Sequence[tuple[float, Sequence[int]]],
         capacity: Capacity,
         visual_tokens: Callable[[int, bool], int],
         views: Views,
@@ -37,7 +37,7 @@ class Plan:
 
         Args:
           samples: all samples, with answers.
-          sources: `(weight, range of sample indices)` of each source.
+          sources: `(weight, sample indices)` of each source.
           capacity: what fits into a row.
           visual_tokens: visual tokens of a sample as a function of its kept views, and of whether
             its image set has geometry.
@@ -101,7 +101,7 @@ class Plan:
             drawn += self._slice(number, indices, first, last)
         return drawn
 
-    def _slice(self, number: int, indices: range, first: int, last: int) -> list[int]:
+    def _slice(self, number: int, indices: Sequence[int], first: int, last: int) -> list[int]:
         """Items `first:last` of the concatenated permutations of a source."""
         drawn: list[int] = []
         for turn in range(first // len(indices), -(-last // len(indices))):

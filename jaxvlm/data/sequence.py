@@ -37,6 +37,7 @@ class Sample:
       views: images of the set.
       has_geometry: the record tells where the cameras stood or what they are.
       keep_first: the first view must stay, for an action is stated in its frame.
+      scene: the scene it is of, or its first image where the record does not tell.
     """
 
     before: Int32[np.ndarray, "..."]
@@ -47,6 +48,7 @@ class Sample:
     views: int = 1
     has_geometry: bool = False
     keep_first: bool = False
+    scene: str = ""
 
     def length(self, visual: int) -> int:
         """Tokens in a row, with `visual` visual tokens; the end token is a label only."""
@@ -110,6 +112,7 @@ def tokenize(
                 views=len(record.images),
                 has_geometry=record.geometry is not None,
                 keep_first=record.action is not None,
+                scene=scene_of(record),
             )
         )
     return samples, shortened
@@ -129,6 +132,11 @@ def _encoded(
         questions = tokenizer.encode([_question(record) + "\n" for record in batch])
         answers = tokenizer.encode([record.answer for record in batch])
         yield from zip(batch, questions, answers, strict=True)
+
+
+def scene_of(record: Record) -> str:
+    """The scene a record is of, or its first image where it does not tell."""
+    return record.scene_id or record.images[0]
 
 
 def set_key(record: Record) -> bytes:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,13 @@ from jaxvlm.data.features.subsets import cached_subsets
 from jaxvlm.data.framing import Framing
 from jaxvlm.data.packing import Capacity, Group
 from jaxvlm.data.plan import VERSION, Plan
-from jaxvlm.data.readers import FeatureReader, ImageReader
+from jaxvlm.data.readers import FeatureReader, ImageReader, SetReader
 from jaxvlm.data.record import Record
 from jaxvlm.data.rows import RowBuilder, VisualLayout
 from jaxvlm.data.sequence import Sample, tokenize
-from jaxvlm.data.sources import Joined, load_sources
+from jaxvlm.data.sources import Joined, Source, load_sources
 from jaxvlm.data.tokenizer import load_tokenizer
-from jaxvlm.data.views import ListedViews, RandomViews, say_cut_views
+from jaxvlm.data.views import ListedViews, RandomViews, Views, say_cut_views
 from jaxvlm.errors import UserError
 
 # Rows that are not packed are padded to multiples of these, so that few shapes are compiled.
@@ -149,33 +149,26 @@ def training_rows(config, count: int, vision: str | None = None) -> Rows:
     """
     data = config.data
     sources = load_sources(data.train, data.image_roots, data.on_bad_record)
-    records = Joined([source.records for source in sources])
-    tokenizer = load_tokenizer(config.text.tokenizer)
-    layout = visual_layout(config)
-    most_visual = len(layout.index(data.num_views, True))
-    samples, shortened = tokenize(
-        records, tokenizer, config.text.template, config.text.max_length, most_visual
-    )
-    for sample in samples:
-        if not len(sample.answer):
-            raise UserError(f"{records[sample.record].origin}: a training record needs an 'answer'")
-    say_cut_views([sample.views for sample in samples], data.num_views)
-    if shortened:
-        print(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
+    records, samples = _tokenized(config, sources)
+    held_out = held_out_scenes({sample.scene for sample in samples}, data)
     fingerprint = [f"plan {VERSION}", *(source.fingerprint for source in sources)]
     if data.features.folder is None:
         first = {sample.set_id for sample in samples if sample.keep_first}
         views = RandomViews(most=data.num_views, dropout=data.view_dropout, keep_first=first)
         reader = ImageReader(**_reading(config), augment=Augment(**data.augment))
     else:
-        views, reader = _cached(config, samples, records, vision)
+        trained = [sample for sample in samples if sample.scene not in held_out]
+        views, reader = _cached(config, trained, records, vision)
         # Views are drawn otherwise than without a cache, from subsets that the images decide.
         drawn = hashlib.sha256(repr(sorted(views.subsets.items())).encode())
         fingerprint.append(f"cached, views {drawn.hexdigest()}")
     ends = np.cumsum([0] + [len(source.records) for source in sources])
-    weighted = [
-        (s.weight, range(a, b)) for s, a, b in zip(sources, ends[:-1], ends[1:], strict=True)
-    ]
+    weighted = []
+    for source, first, last in zip(sources, ends[:-1], ends[1:], strict=True):
+        kept = [i for i in range(first, last) if samples[i].scene not in held_out]
+        if not kept:
+            raise UserError(f"data.held_out={data.held_out} leaves nothing of {source.path}")
+        weighted.append((source.weight, kept))
     if len(sources) > 1:
         total = sum(source.weight for source in sources)
         for source in sources:
@@ -183,6 +176,90 @@ def training_rows(config, count: int, vision: str | None = None) -> Rows:
                 f"{source.path}: {source.weight / total:.1%} of the samples, from "
                 f"{len(source.records):,} records"
             )
+    plan, builder = _laid_out(config, records, samples, weighted, views, reader)
+    return Rows(plan, builder, count, fingerprint, data.pack)
+
+
+def validation_rows(config, vision: str | None = None) -> Rows:
+    """`train.eval_samples` samples that are not trained on, as rows of one epoch, all views shown.
+
+    They are of `data.val`, or of the scenes that `data.held_out` holds back from `data.train`; the
+    same ones in every run of the same seed.
+
+    Raises:
+      UserError: there are none, or whatever is wrong with them.
+    """
+    config = config.copy_and_resolve_references()
+    data = config.data
+    data.view_dropout = 0.0
+    specs = data.val or data.train
+    sources = load_sources(specs, data.image_roots, data.on_bad_record)
+    records, samples = _tokenized(config, sources)
+    if not data.val:
+        scenes = held_out_scenes({sample.scene for sample in samples}, data)
+        samples = [sample for sample in samples if sample.scene in scenes]
+    if not samples:
+        raise UserError(
+            "train.eval_every asks for validation, but nothing is held out: name data.val, or "
+            f"raise data.held_out={data.held_out}, the share of the training scenes; or set "
+            "train.eval_every=0"
+        )
+    order = np.random.default_rng(config.seed).permutation(len(samples))
+    samples = [samples[i] for i in sorted(order[: config.train.eval_samples])]
+    if data.features.folder is None:
+        views: Views = RandomViews(most=data.num_views)
+        reader = ImageReader(**_reading(config))
+    else:
+        views, reader = _cached(config, samples, records, vision)
+    weighted = [(1.0, range(len(samples)))]
+    plan, builder = _laid_out(config, records, samples, weighted, views, reader)
+    return Rows(plan, builder, plan.rows_in_epoch(0), [], data.pack)
+
+
+def held_out_scenes(scenes: Iterable[str], data) -> set[str]:
+    """The scenes of `data.train` that are never trained on: `data.held_out` of them, by their name.
+
+    Several sources may be of the same scenes. Where `data.val` is given nothing is held out.
+    """
+    if data.val:
+        return set()
+
+    def place(scene: str) -> float:
+        """From 0 to 1, and always the same."""
+        digest = hashlib.blake2b(scene.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") / 2**64
+
+    return {scene for scene in scenes if place(scene) < data.held_out}
+
+
+def _tokenized(config, sources: Sequence[Source]) -> tuple[Joined, list[Sample]]:
+    """The records of all sources and their samples; each must have an answer."""
+    records = Joined([source.records for source in sources])
+    most_visual = len(visual_layout(config).index(config.data.num_views, True))
+    tokenizer = load_tokenizer(config.text.tokenizer)
+    samples, shortened = tokenize(
+        records, tokenizer, config.text.template, config.text.max_length, most_visual
+    )
+    for sample in samples:
+        if not len(sample.answer):
+            raise UserError(f"{records[sample.record].origin}: a training record needs an 'answer'")
+    say_cut_views([sample.views for sample in samples], config.data.num_views)
+    if shortened:
+        print(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
+    return records, samples
+
+
+def _laid_out(
+    config,
+    records: Joined,
+    samples: Sequence[Sample],
+    weighted: Sequence[tuple[float, Sequence[int]]],
+    views: Views,
+    reader: SetReader,
+) -> tuple[Plan, RowBuilder]:
+    """Which samples stand in which row, and what makes arrays of them."""
+    data, layout = config.data, visual_layout(config)
+    tokenizer = load_tokenizer(config.text.tokenizer)
     capacity = _capacity(data)
     plan = Plan(
         samples,
@@ -202,7 +279,7 @@ def training_rows(config, count: int, vision: str | None = None) -> Rows:
         tokenizer.pad_id,
         data.on_bad_record == "skip",
     )
-    return Rows(plan, builder, count, fingerprint, data.pack)
+    return plan, builder
 
 
 def _capacity(data) -> Capacity:

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
 from jaxvlm.console import console
 from jaxvlm.errors import UserError
@@ -33,10 +34,12 @@ _FREE = ("data.num_workers", "train.log_every", "train.save_every", "train.keep"
          "mesh.fsdp", "data.val", "data.test", "data.image_roots", "evaluation.max_new_tokens",
          "evaluation.batch_sets", "evaluation.batch_questions", "train.rows_per_device",
          "train.accumulation", "data.features.folder", "optimizer.offload",
-         "train.watchdog_minutes", "train.max_skipped")  # fmt: skip
+         "train.watchdog_minutes", "train.max_skipped", "train.eval_every",
+         "train.eval_samples", "train.best_by")  # fmt: skip
 # What the storage library raises where it cannot write; for a full disk it is a ValueError.
 _WRITING = (OSError, ValueError)
 _RETRY_SECONDS = 60
+_SCORE = "score"
 
 
 def versions() -> dict[str, str]:
@@ -47,7 +50,7 @@ def versions() -> dict[str, str]:
 class Checkpoints:
     """The checkpoints of one workdir, written in the background."""
 
-    def __init__(self, workdir: Path, keep: int | None = None):
+    def __init__(self, workdir: Path, keep: int):
         """Opens the folder, which need not exist yet for writing."""
         self.folder = workdir / "checkpoints"
         self._keep = keep
@@ -55,7 +58,16 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, step_prefix=None)
+        newest = checkpoint_managers.LatestN(self._keep)
+        best = checkpoint_managers.BestN(
+            get_metric_fn=lambda metrics: metrics[_SCORE],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
+            step_prefix=None,
+        )
         return ocp.CheckpointManager(self.folder.absolute(), options=options)
 
     def latest(self) -> int | None:
@@ -68,10 +80,15 @@ class Checkpoints:
             self._finish()
         return time.monotonic() >= self._retry_at
 
-    def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
+    def save(self, state: TrainState, meta: Mapping[str, Any], score: float | None = None) -> None:
         """Starts writing `state`; returns as soon as it may be changed again.
 
         What cannot be written is said, and `due` later: the run goes on.
+
+        Args:
+          state: what is trained.
+          meta: stored beside it.
+          score: by validation; the checkpoint with the highest is kept.
         """
         self._finish()
         step = int(state.step)
@@ -83,8 +100,11 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(unflatten(state.params)),
                     optimizer=ocp.args.StandardSave(_named(state.optimizer)),
-                    meta=ocp.args.JsonSave({**meta, "step": step, "versions": versions()}),
+                    meta=ocp.args.JsonSave(
+                        {**meta, "step": step, _SCORE: score, "versions": versions()}
+                    ),
                 ),
+                metrics=None if score is None else {_SCORE: score},
             )
             self._retry_at = math.inf
         except _WRITING as error:
@@ -178,6 +198,18 @@ def steps_in(folder: Path) -> list[int]:
     """The updates of which a folder holds complete checkpoints, damaged or not."""
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdigit())
+
+
+def best_in(folder: Path) -> int | None:
+    """The update with the highest score by validation, or None where there is none."""
+    scores = {}
+    for step in steps_in(folder):
+        with contextlib.suppress(OSError, ValueError, UserError):
+            score = read_meta(folder / str(step)).get(_SCORE)
+            if score is not None:
+                scores[step] = score
+    # Of equals the later.
+    return max(scores, key=lambda step: (scores[step], step), default=None)
 
 
 def _named(states: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -1,7 +1,6 @@
 """Fills a feature cache: VGGT sees every image set of the training split once."""
 
 import contextlib
-import itertools
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +33,10 @@ from jaxvlm.data.features.shards import (
 from jaxvlm.data.features.subsets import cached_subsets
 from jaxvlm.data.framing import Framing
 from jaxvlm.data.images import load_image
+from jaxvlm.data.record import Record
+from jaxvlm.data.sequence import scene_of
 from jaxvlm.data.sources import load_sources
-from jaxvlm.data.training_set import framing
+from jaxvlm.data.training_set import framing, held_out_scenes
 from jaxvlm.errors import UserError
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm, features_of, vlm_config
@@ -100,17 +101,28 @@ def cache_features(config, batch_sets: int) -> None:
 def _wanted(config, folder: Path) -> tuple[Wanted, dict[str, KnownImage]]:
     """The images of every subset by its name; and what every image is."""
     data = config.data
-    sources = load_sources(data.train, data.image_roots, data.on_bad_record)
+    records = _records(data.train, data)
+    held_out = held_out_scenes({scene_of(record) for record in records}, data)
     keep_first: dict[tuple[str, ...], bool] = {}
-    for record in itertools.chain.from_iterable(source.records for source in sources):
+    trained, validated = set(), set()
+    for record in records:
         is_action = record.action is not None
         keep_first[record.images] = keep_first.get(record.images, False) or is_action
+        (validated if scene_of(record) in held_out else trained).add(record.images)
+    if config.train.eval_every and data.val:
+        for record in _records(data.val, data):
+            keep_first.setdefault(record.images, False)
+            validated.add(record.images)
     print(f"hashing {sum(map(len, keep_first)):,} images", flush=True)
     known = known_images(folder, (image for images in keep_first for image in images))
     digests = {image: entry.digest for image, entry in known.items()}
     wanted: Wanted = {}
     for images, first in keep_first.items():
-        for views in cached_subsets(data, images, first, digests):
+        subsets = cached_subsets(data, images, first, digests) if images in trained else []
+        if images in validated:
+            # Validation shows all views.
+            subsets.append(tuple(range(min(len(images), data.num_views))))
+        for views in subsets:
             shown = tuple(images[view] for view in views)
             wanted[feature_name([digests[image] for image in shown])] = shown
     console().print(
@@ -118,6 +130,11 @@ def _wanted(config, folder: Path) -> tuple[Wanted, dict[str, KnownImage]]:
         f"({sum(map(len, wanted.values())):,} views)"
     )
     return wanted, known
+
+
+def _records(specs: Sequence, data) -> list[Record]:
+    sources = load_sources(specs, data.image_roots, data.on_bad_record)
+    return [record for source in sources for record in source.records]
 
 
 def _missing(folder: Path, wanted: Wanted, label: str) -> Wanted:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -24,6 +24,7 @@ from jaxvlm.training.setup import compute_dtype
 from jaxvlm.training.signals import StopRequest, stop_requests
 from jaxvlm.training.state import TrainState
 from jaxvlm.training.step import Steps, Sums, make_steps
+from jaxvlm.training.validation import Validation
 from jaxvlm.training.watchdog import watchdog
 
 
@@ -104,6 +105,10 @@ class _Updates:
         self._health = Health(self._first, config.train.max_skipped)
         self._timer = _Timer(self._first, self._feed)
         self._log = MetricLog(run.workdir, self._first, last)
+        if run.validation is not None:
+            self._validation = Validation(
+                run.model, run.validation, run.rows_per_batch, compute_dtype(config), run.mesh
+            )
         console().print(f"writing to {run.workdir}")
         console().print("compiling the update, which the first one waits for")
         # Closing the feed ends its worker processes.
@@ -169,7 +174,8 @@ class _Updates:
     def _after(self, done: int) -> None:
         """Logs, saves and stops, where any of it is due after update `done`."""
         train, final = self._config.train, done == self._last
-        log = done % train.log_every == 0 or final or bool(self._stop)
+        asked = train.eval_every and (done % train.eval_every == 0 or final)
+        log = done % train.log_every == 0 or final or bool(self._stop) or asked
         retry = self._checkpoints.due()
         save = done % train.save_every == 0 or retry
         if done == self._first + 1 and not log:
@@ -178,13 +184,15 @@ class _Updates:
             self._timer.read(done)
         if log or save:
             self._health.check(self._recent, done)
+        found = self._validate() if asked else {}
         if log:
-            self._write(done)
+            self._write(done, found)
+        # Not while updates are skipped: what made them so may be in the parameters.
+        save = (save or found) and not self._health.streak
+        if final or self._stop or save:
+            self._checkpoints.save(self._state, self._run.meta(done) | found, self._score(found))
         if final or self._stop:
             self._keep(done)
-        elif save and not self._health.streak:
-            # Not while updates are skipped: what made them so may be in the parameters.
-            self._checkpoints.save(self._state, self._run.meta(done))
         if self._stop and not final:
             raise self._stop.answer(f"the checkpoint of update {done} stands")
 
@@ -194,12 +202,24 @@ class _Updates:
             self._checkpoints.finish(self._state, self._run.meta(done))
         self._alive()
 
-    def _write(self, done: int) -> None:
+    def _validate(self) -> dict[str, float]:
+        return self._validation(self._state.params, self._run.frozen, self._alive)
+
+    def _score(self, found: Mapping[str, float]) -> float | None:
+        """What the best checkpoint has most of."""
+        if not found:
+            return None
+        by_loss = self._config.train.best_by == "loss"
+        return -found["val_loss"] if by_loss else found["val_exact_match"]
+
+    def _write(self, done: int, found: Mapping[str, float]) -> None:
+        """Logs the updates since the last time, and what validation `found`."""
         values = means(self._recent)
         self._recent = []
         values["schedule"] = float(self._run.optimizer.factor(done - 1))
         values |= self._timer.read(done)
         values["lost_samples"] = self._lost
+        values |= found
         eta = duration((self._last - done) / values["updates_per_second"])
         self._log.write(done, values, eta)
 

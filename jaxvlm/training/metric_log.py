@@ -37,6 +37,12 @@ class MetricLog:
             f"lr×{metrics['schedule']:.3f}  grad {_shown(metrics['gradient_norm'], 2)}  "
             f"{metrics['updates_per_second']:.2f} updates/s  "
             f"input wait {metrics['input_wait']:.1%}  ETA {eta}"
+            + (
+                f"  held out: loss {metrics['val_loss']:.4f}, "
+                f"exact match {metrics['val_exact_match']:.3f}"
+                if "val_loss" in metrics
+                else ""
+            )
             + (f"  {metrics['skipped']} updates skipped" if metrics["skipped"] else "")
             + (f"  {metrics['lost_samples']:,} samples left out" if metrics["lost_samples"] else "")
         )

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxvlm.console import console, print_table
-from jaxvlm.data.training_set import Rows, training_rows
+from jaxvlm.data.training_set import Rows, training_rows, validation_rows
 from jaxvlm.models.vlm import VLMConfig, vlm_config
 from jaxvlm.training.missing import check_weights
 from jaxvlm.training.optimizer import Optimizer, Params, make_optimizer
@@ -27,12 +27,14 @@ class Run:
 
     Attributes:
       model: sizes, without VGGT where its features are read from a cache.
+      validation: the rows of the held-out samples, or None.
     """
 
     config: object
     model: VLMConfig
     mesh: Mesh
     rows: Rows
+    validation: Rows | None
     groups: dict[str, Group]
     frozen: Params
     optimizer: Optimizer
@@ -77,7 +79,9 @@ def prepare(config, workdir: Path, mesh: Mesh) -> tuple[Run, TrainState]:
         * jax.device_count()
     )
     cached = config.data.features.folder is not None
-    rows = training_rows(config, rows_total, vision_identity(config, groups) if cached else None)
+    vision = vision_identity(config, groups) if cached else None
+    rows = training_rows(config, rows_total, vision)
+    validation = validation_rows(config, vision) if config.train.eval_every else None
     unused = {path for path in shapes if cached and path.startswith("vision/")}
     parameters = all_parameters(config, model, groups, mesh, skip=frozenset(unused))
     if cached:
@@ -88,7 +92,7 @@ def prepare(config, workdir: Path, mesh: Mesh) -> tuple[Run, TrainState]:
     optimizer = make_optimizer(
         {p: groups[p] for p in params}, config.optimizer, config.train.max_steps
     )
-    run = Run(config, model, mesh, rows, groups, frozen, optimizer, workdir)
+    run = Run(config, model, mesh, rows, validation, groups, frozen, optimizer, workdir)
     return run, new_state(params, optimizer, mesh)
 
 
@@ -120,6 +124,11 @@ def print_start(run: Run) -> None:
                 "warning: the rest is computed for nothing. A larger data.row_sets or "
                 "data.questions_per_set, or a smaller data.row_length, fills rows better"
             )
+    if run.validation is not None:
+        console().print(
+            f"validation every {config.train.eval_every} updates on "
+            f"{run.validation.usage().samples:,} samples that are not trained on"
+        )
     if epochs > _MANY_EPOCHS:
         console().print(
             f"warning: more than {_MANY_EPOCHS} epochs of the same questions; fewer updates "

@@ -7,13 +7,15 @@ from ml_collections import ConfigDict
 from jaxvlm.config import load
 from jaxvlm.config_checks import check
 from jaxvlm.errors import UserError
-from jaxvlm.training.checkpoints import read_meta
+from jaxvlm.training.checkpoints import best_in, read_meta, steps_in
 from jaxvlm.training.parameters import Group
 from jaxvlm.training.setup import frozen_identity
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The update's folder that `--checkpoint` means: a workdir's newest, or the folder itself.
+    """The update's folder that `--checkpoint` means: a workdir's, or the folder itself.
+
+    Of a workdir it is the best by validation or, without any, the newest.
 
     Raises:
       UserError: there is no checkpoint.
@@ -22,8 +24,10 @@ def find_checkpoint(path: Path) -> Path:
     if (path / "params").is_dir():
         return path
     folder = path / "checkpoints"
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-    complete = [step for step in steps if (folder / str(step) / "params").is_dir()]
+    best = best_in(folder)
+    if best is not None:
+        return folder / str(best)
+    complete = [step for step in steps_in(folder) if (folder / str(step) / "params").is_dir()]
     if not complete:
         raise UserError(
             f"--checkpoint {path} holds no checkpoint; give the --workdir of a run, or one of its "

@@ -122,7 +122,7 @@ def up_to_end(ids, end):
 @pytest.mark.parametrize("which", ["trained", "random"])
 def test_cached_answers_are_the_uncached_ones(which, toy, answerer, prepared, decode, next_logits):
     made, visual = prepared
-    params = answerer.generator._params if which == "trained" else {**toy.frozen, **toy.trained}
+    params = answerer.generator.params if which == "trained" else {**toy.frozen, **toy.trained}
     lengths = {len(tokens) for tokens, _ in made}
     shown = {int((index >= 0).sum()) for _, index in made}
     # Ragged prompts; two views' geometry tokens, one view's, or none.
@@ -152,7 +152,7 @@ def test_reserved_ids_never_come_out(toy, answerer, prepared, decode, next_logit
 def test_an_answer_ends_at_the_end_token(toy, answerer, prepared, decode):
     made, visual = prepared
     tokenizer = answerer.tokenizer
-    ids = decode(answerer.generator._params, made, visual)
+    ids = decode(answerer.generator.params, made, visual)
     assert (ids == tokenizer.end_id).any(1).all()
     red = tokenizer.encode(["red"])[0]
     texts = np.array([*red, tokenizer.end_id, *red, *red])
@@ -205,7 +205,7 @@ def test_an_older_update_can_be_asked_for(finished_run):
 
 def test_rows_of_padding_do_not_keep_a_batch_going(answerer, prepared, decode):
     made, visual = prepared
-    params = answerer.generator._params
+    params = answerer.generator.params
     alone = decode(params, made, visual)
     # Every answer has ended before the last step: what is behind stays as it was put there.
     assert (alone[:, -1] == answerer.tokenizer.end_id).all()

@@ -17,21 +17,21 @@ from jaxvlm import cache_features as command
 from jaxvlm.data.features import shards
 from jaxvlm.data.training_set import training_rows
 from jaxvlm.errors import UserError
-from jaxvlm.training import features, loop
+from jaxvlm.training import features, loop, prepare
 from jaxvlm.training.weights import save_weights
 
 
 def test_training_reads_features_and_never_runs_vggt(data, tmp_path, monkeypatch):
     config = fill(data, tmp_path / "features", **DROPOUT)
     loaded = []
-    parameters = loop.all_parameters
+    parameters = prepare.all_parameters
 
     def watched(*arguments, **named):
         made = parameters(*arguments, **named)
         loaded.extend(made)
         return made
 
-    monkeypatch.setattr(loop, "all_parameters", watched)
+    monkeypatch.setattr(prepare, "all_parameters", watched)
     monkeypatch.setattr("jaxvlm.models.vlm.features_of", None)
     loop.train(config, tmp_path / "run")
     assert loaded and not any(path.startswith("vision/") for path in loaded)

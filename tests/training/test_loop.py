@@ -153,7 +153,7 @@ def test_a_workdir_in_use_is_refused(tmp_path, python, records):
 
 
 def test_a_new_workdir_has_no_checkpoint(tmp_path):
-    assert Checkpoints(tmp_path).latest() is None
+    assert Checkpoints(tmp_path, 2).latest() is None
 
 
 @pytest.mark.slow

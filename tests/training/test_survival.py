@@ -279,7 +279,7 @@ def test_a_run_moves_from_eight_devices_to_four_to_two(python, records, straight
 def test_a_closed_folder_waits_for_what_is_written(toy, tmp_path):
     optimizer = make_optimizer({p: toy.groups[p] for p in toy.trained}, toy.config.optimizer, 20)
     state = new_state({p: jnp.copy(v) for p, v in toy.trained.items()}, optimizer, toy.mesh)
-    written = Checkpoints(tmp_path)
+    written = Checkpoints(tmp_path, 2)
     written.save(state, {"position": 0, "config": {}, "frozen": {}, "data": []})
     written.close()
     until(lambda: standing(tmp_path) == [0], 1)
