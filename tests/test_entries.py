@@ -277,6 +277,7 @@ def test_wrong_flags_of_evaluate_and_ask(refused, finished_run, records, tmp_pat
     assert "cannot be read" in line
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_made_anew_when_anything_it_came_from_changes(
     call, finished_run, colours, tmp_path
 ):

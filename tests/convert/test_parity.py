@@ -18,7 +18,7 @@ def run(*arguments) -> None:
     check_parity.main(check_parity.parser().parse_args([str(a) for a in arguments]))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "outputs"), [("vggt_tiny", 57), ("vggt_tiny_conv", 6), ("original_projector_tiny", 2)]
 )

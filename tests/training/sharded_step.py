@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import tiny
@@ -41,7 +40,6 @@ def main(records: str, out: str) -> None:
         born = layout(state.params)
         sums = steps.start(state.params)
         sums = steps.accumulate(state.params, toy.frozen, sums, batch, jax.random.key(0))
-        np.savez(f"{out}/gradients.npz", loss=sums.loss, **sums.gradients)
         summed = layout(sums.gradients)
         state, _, _ = steps.update(state, sums)
     moments = [

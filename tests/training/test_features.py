@@ -165,6 +165,7 @@ def test_the_command_says_size_and_time_before_it_starts(data, tmp_path, capsys)
     assert "6 image sets, 6 different subsets of their views (11 views)" in printed
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_the_cache_was_moved(data, tmp_path, capsys):
     config = fill(data, tmp_path / "features", **DROPOUT)
     loop.train(config, tmp_path / "run")

@@ -108,6 +108,7 @@ def test_rows_of_an_update_may_be_spread_anew_but_not_change_in_number(straight,
     loop.train(tiny.config_for(records), straight)
 
 
+@pytest.mark.slow
 def test_an_unfinished_checkpoint_is_ignored(toy, records, straight, tmp_path, monkeypatch):
     config = tiny.config_for(records)
     train_until(config, tmp_path, 3, monkeypatch)
@@ -334,6 +335,7 @@ def test_logged_means_are_weighted_by_label_tokens():
     assert means["label_tokens"] == 2.0
 
 
+@pytest.mark.slow
 def test_more_than_forty_epochs_are_warned_of(records, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(prepare, "_MANY_EPOCHS", 3)
     loop.train(tiny.config_for(records, train__max_steps=2), tmp_path / "few")

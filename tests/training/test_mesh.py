@@ -4,50 +4,29 @@ import json
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxvlm.errors import UserError
 from jaxvlm.training.mesh import is_stacked, make_mesh
-from jaxvlm.training.optimizer import make_optimizer
-from jaxvlm.training.state import new_state
-from jaxvlm.training.step import make_steps
 
 SCRIPT = Path(__file__).with_name("sharded_step.py")
 
 
 @pytest.fixture(scope="module")
 def eight(records, python, tmp_path_factory):
-    """What `sharded_step.py` found on 2 x 4 devices: layouts, and loss and gradients."""
+    """What `sharded_step.py` found on 2 x 4 devices: how things lie."""
     out = tmp_path_factory.mktemp("eight")
     flags = "--xla_force_host_platform_device_count=8"
     process = python(SCRIPT, records, out, XLA_FLAGS=flags)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    return json.loads((out / "layout.json").read_text()), np.load(out / "gradients.npz")
-
-
-@pytest.mark.slow
-def test_eight_devices_make_the_gradients_of_one(toy, eight):
-    _, gradients = eight
-    groups = {path: toy.groups[path] for path in toy.trained}
-    optimizer = make_optimizer(groups, toy.config.optimizer, 20)
-    copies = {path: jnp.copy(leaf) for path, leaf in toy.trained.items()}
-    state = new_state(copies, optimizer, toy.mesh)
-    steps = make_steps(toy.model, optimizer, jnp.float32, "none", state)
-    sums = steps.start(state.params)
-    batch = toy.batch(0, 8)
-    sums = steps.accumulate(state.params, toy.frozen, sums, batch, jax.random.key(0))
-    labels = float(sums.labels)
-    np.testing.assert_allclose(gradients["loss"] / labels, sums.loss / labels, rtol=1e-5)
-    for path, gradient in sums.gradients.items():
-        np.testing.assert_allclose(gradients[path] / labels, gradient / labels, atol=1e-5)
+    return json.loads((out / "layout.json").read_text())
 
 
 @pytest.mark.slow
 def test_parameters_are_really_split_and_stay_so(eight):
-    layout, _ = eight
+    layout = eight
     assert layout["devices"] == 8
     shape, pieces = layout["born"]["language/embed_tokens/embedding"]
     assert [shape[0] // 4, shape[1]] == pieces[0]
@@ -69,7 +48,7 @@ def test_parameters_are_really_split_and_stay_so(eight):
 
 @pytest.mark.slow
 def test_moments_are_split_like_their_parameters(eight):
-    layout, _ = eight
+    layout = eight
     expected = sorted(map(str, layout["born"].values()))
     moments = [leaf for leaf in layout["moments"] if leaf[0]]
     # Two moments a parameter.
@@ -78,7 +57,7 @@ def test_moments_are_split_like_their_parameters(eight):
 
 @pytest.mark.slow
 def test_rows_are_split_over_both_axes_and_frozen_vision_is_whole(eight):
-    layout, _ = eight
+    layout = eight
     shape, pieces = layout["batch"]
     assert shape[0] == 8 and pieces == [[1, shape[1]]] * 8
     assert layout["frozen"]

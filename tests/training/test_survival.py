@@ -42,7 +42,9 @@ def standing(workdir):
     return checkpoints.steps_in(workdir / "checkpoints")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGUSR1", "SIGINT"))]
+)
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
     toy, records, straight, tmp_path, monkeypatch, name
 ):  # fmt: skip
@@ -72,6 +74,7 @@ def test_a_stop_before_the_first_update_is_at_once(records, tmp_path, monkeypatc
     assert standing(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_process_that_is_asked_to_stop_asks_to_be_started_again(python, records, tmp_path):
     process = python(STOP_AFTER, 2, *tiny.arguments(records, tmp_path / "run"))
     _, errors = process.communicate(timeout=200)

@@ -131,6 +131,7 @@ def test_the_best_checkpoint_stays_and_is_what_is_evaluated(records, tmp_path, m
     assert all(line["val_loss"] > 0 for line in lines if "val_loss" in line)
 
 
+@pytest.mark.slow
 def test_validation_sees_cached_features_too(toy, data, tmp_path):
     changes = {"data__val": (), "data__held_out": 0.5, "train__eval_every": 3,
                "data__view_dropout": 0.5, "data__features__dtype": "float32"}  # fmt: skip
