@@ -48,7 +48,7 @@ def restore_answerer(folder: Path, config: ConfigDict) -> Answerer:
     shapes = abstract_parameters(model)
     groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
     trained = {p: s for p, s in shapes.items() if groups[p].name != FROZEN}
-    placed = shardings(trained, mesh)
+    placed = shardings(trained, mesh, trained)
     wanted = {
         p: jax.ShapeDtypeStruct(s.shape, jnp.float32, sharding=placed[p])
         for p, s in trained.items()
