@@ -9,6 +9,10 @@ import optax
 import pytest
 import tiny
 
+from jaxvlm.models.tree import load
+from jaxvlm.models.vlm import abstract_vlm
+from jaxvlm.paths import unflatten
+from jaxvlm.training import loss
 from jaxvlm.training.optimizer import make_optimizer
 from jaxvlm.training.parameters import FROZEN
 from jaxvlm.training.setup import all_parameters
@@ -127,6 +131,28 @@ def test_recomputing_changes_nothing(toy, prepared, remat):
     np.testing.assert_allclose(sums[1].loss, sums[0].loss, rtol=1e-6)
     for path, gradient in sums[0].gradients.items():
         np.testing.assert_allclose(sums[1].gradients[path], gradient, atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [1, 5 * 672 * 2])
+def test_logits_in_chunks_are_those_at_once(toy, monkeypatch, most):
+    """One label at a time, and chunks that do not divide the labels."""
+    batch = toy.batch()
+    assert batch["labels"].shape[1] % 5
+
+    def gradients():
+        def value(params):
+            model = load(abstract_vlm(toy.model), unflatten({**toy.frozen, **params}))
+            return loss.batch_loss(model, batch, "none", None)
+
+        (total, (correct, labels)), found = jax.value_and_grad(value, has_aux=True)(toy.trained)
+        return float(total), float(correct), float(labels), found
+
+    whole = gradients()
+    monkeypatch.setattr(loss, "_LOGITS", most)
+    pieces = gradients()
+    np.testing.assert_allclose(pieces[:3], whole[:3], rtol=1e-6)
+    for path, gradient in whole[3].items():
+        np.testing.assert_allclose(pieces[3][path], gradient, atol=1e-5, err_msg=path)
 
 
 def test_bfloat16_rounds_and_float32_does_not(toy, prepared):
