@@ -7,7 +7,7 @@ colon, several with commas between them, e.g. `configs/stage1.py:lora,debug`:
 
     debug      100 updates
     long       30,000 updates
-    safe       one question a row, 1 row x 4 micro-batches: the least memory
+    safe       one question a row, 1 row x 4 micro-batches: the smallest batch
     lora       Qwen3-4B is frozen; adapters of rank 16 learn beside its attention
     projector  Qwen3-4B is frozen; only projector and geometry head learn
     bird       one image a question, as from rebuild_scanqa_sqa3d.py

@@ -126,7 +126,7 @@ class Stored:
 
 
 def open_stored(name: str, overrides: list[str]) -> Stored:
-    """Opens imported weights, a run's newest checkpoint, or an update's folder.
+    """Opens imported weights, a run's best or newest checkpoint, or an update's folder.
 
     Args:
       name: a path, or the name of weights in the package.

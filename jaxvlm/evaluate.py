@@ -129,7 +129,12 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="Fields of the run's configuration are changed by --config.field=value.",
     )
-    flags.add_argument("--checkpoint", required=True, type=Path, help="a workdir or an update")
+    flags.add_argument(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        help="a workdir (its best update, else its newest) or an update",
+    )
     flags.add_argument("--split", default="test", choices=("train", "val", "test"))
     flags.add_argument("--data", nargs="+", help="record files instead of the split's own")
     flags.add_argument("--limit", type=int, help="only the first so many questions")

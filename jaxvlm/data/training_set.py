@@ -162,6 +162,9 @@ def training_rows(config, count: int, vision: str | None = None) -> Rows:
         # Views are drawn otherwise than without a cache, from subsets that the images decide.
         drawn = hashlib.sha256(repr(sorted(views.subsets.items())).encode())
         fingerprint.append(f"cached, views {drawn.hexdigest()}")
+    if held_out:
+        digest = hashlib.sha256(repr(sorted(held_out)).encode("utf-8", "surrogateescape"))
+        fingerprint.append(f"held out {digest.hexdigest()}")
     ends = np.cumsum([0] + [len(source.records) for source in sources])
     weighted = []
     for source, first, last in zip(sources, ends[:-1], ends[1:], strict=True):

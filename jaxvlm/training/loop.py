@@ -165,6 +165,9 @@ class _Updates:
             self._health.check(self._recent, made)
             if jax.process_count() == 1:
                 self._keep(made)
+            if self._stop:
+                # A scheduler asks worker processes too, which end at once.
+                raise self._stop.answer(f"the checkpoint of update {made} stands") from error
             if "Worker process" in str(error):
                 raise _killed_worker(error, made) from error
             raise

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 import tiny
 from runs import assert_same, final_params, logged
@@ -81,6 +82,19 @@ def test_a_process_that_is_asked_to_stop_asks_to_be_started_again(python, record
     assert process.returncode == 75, errors
     assert "stopped by SIGTERM: the checkpoint of update 2 stands; the same command" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_stop_that_reaches_the_workers_too_is_a_stop(python, records, tmp_path):
+    flags = tiny.arguments(records, tmp_path / "run", "train.max_steps=100000",
+                           "train.save_every=100000", "data.num_workers=1")  # fmt: skip
+    process = python("-m", "jaxvlm.train", *flags)
+    until(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and logged(tmp_path / "run"))
+    for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children()]:
+        one.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors[-2000:]
+    assert "stopped by SIGTERM" in errors and len(standing(tmp_path / "run")) == 1
 
 
 def test_a_run_goes_on_from_a_chosen_update(toy, records, straight, tmp_path, capsys):

@@ -48,6 +48,13 @@ def test_held_out_scenes_are_never_trained_on(records):
     assert not held_out_scenes(SCENES, tiny.config_for(records, data__held_out=0.5).data)
 
 
+def test_what_is_held_out_is_part_of_what_a_run_was_trained_on(records):
+    """Naming data.val, which a run may do when it goes on, gives the scenes back to training."""
+    config = tiny.config_for(records, data__val=(), data__held_out=0.5)
+    named = tiny.config_for(records, data__held_out=0.5)
+    assert training_rows(config, 9).fingerprint != training_rows(named, 9).fingerprint
+
+
 def test_about_the_asked_share_of_scenes_is_held_out(records):
     config = tiny.config_for(records, data__val=(), data__held_out=0.02)
     names = [f"scene{i:04}_00" for i in range(10_000)]
