@@ -1,8 +1,9 @@
 """Exports to PyTorch: `python -m convert.export_torch CHECKPOINT DEST [--format hf|original]`.
 
 CHECKPOINT is a run's folder (its best checkpoint, else its newest), one of its checkpoints/<update>
-folders, or imported weights. `hf` writes a folder that transformers and vLLM load as a Qwen3, with projector
-and geometry head beside it; `original` the layout of the original's `pytorch_model_fp32/`.
+folders, or imported weights. `hf` writes a folder that transformers and vLLM load as a Qwen3, with
+projector and geometry head beside it; `original` the layout of the original's
+`pytorch_model_fp32/`.
 """
 
 import argparse

@@ -177,10 +177,8 @@ class _Updates:
     def _after(self, done: int) -> None:
         """Logs, saves and stops, where any of it is due after update `done`."""
         train, final = self._config.train, done == self._last
-        # Asked once: a signal may come at any line.
-        stop = bool(self._stop)
         asked = train.eval_every and (done % train.eval_every == 0 or final)
-        log = done % train.log_every == 0 or final or stop or asked
+        log = done % train.log_every == 0 or final or bool(self._stop) or asked
         retry = self._checkpoints.due()
         save = done % train.save_every == 0 or retry
         if done == self._first + 1 and not log:
@@ -194,6 +192,8 @@ class _Updates:
             self._write(done, found)
         # Not while updates are skipped: what made them so may be in the parameters.
         save = (save or found) and not self._health.streak
+        # Asked once: a signal may come at any line.
+        stop = bool(self._stop)
         if final or stop or save:
             self._checkpoints.save(self._state, self._run.meta(done) | found, self._score(found))
         if final or stop:
