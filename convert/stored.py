@@ -18,8 +18,9 @@ from jaxvlm.models.qwen3 import Qwen3Config
 from jaxvlm.models.vlm import vlm_config
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training import checkpoints, weights
+from jaxvlm.training.frozen import check_frozen, kept_folder, kept_shapes
 from jaxvlm.training.parameters import assign_groups
-from jaxvlm.training.run import check_frozen, find_checkpoint, run_config
+from jaxvlm.training.run import find_checkpoint, run_config
 from jaxvlm.training.state import abstract_parameters
 
 
@@ -135,7 +136,7 @@ def open_stored(name: str, overrides: list[str]) -> Stored:
     Raises:
       UserError: there is nothing of the kind, or it is not complete.
     """
-    if name in weights.BUILT_IN or (Path(name) / "meta.json").is_file():
+    if weights.exist(name):
         if overrides:
             raise UserError(f"--config.{overrides[0]}: {name} is imported weights, not a run")
         return _open_weights(name)
@@ -170,15 +171,22 @@ def _open_checkpoint(folder: Path, overrides: list[str]) -> Stored:
     shapes = abstract_parameters(model)
     groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
     check_frozen(folder, config, groups)
-    own = checkpoints.stored_shapes(folder)
-    names = {part: config.model[part].weights for part in found if config.model[part].weights}
-    imported = {part: _weights_entries(name) for part, name in names.items()}
+    own = _entries(checkpoints.stored_shapes(folder), folder / "params")
+    workdir = folder.parent.parent
+    kept = _entries(kept_shapes(workdir), kept_folder(workdir))
+    needed = {path.split("/")[0] for path in set(shapes) - set(own) - set(kept)}
+    # Of the others only the source is told, where it is known.
+    names = {
+        part: name
+        for part in found
+        if (name := config.model[part].weights) and (part in needed or weights.exist(name))
+    }
+    imported = {part: _weights_entries(names[part]) for part in needed & set(names)}
     entries, random = {}, set()
     for path in shapes:
         part = path.split("/")[0]
-        if path in own:
-            place = (folder / "params").absolute()
-            entries[path] = Entry(tuple(own[path].shape), np.dtype(own[path].dtype), place)
+        if path in own or path in kept:
+            entries[path] = own.get(path) or kept[path]
         elif plain_path(path) in imported.get(part, {}):
             entries[path] = imported[part][plain_path(path)]
         elif part in names:
@@ -186,21 +194,25 @@ def _open_checkpoint(folder: Path, overrides: list[str]) -> Stored:
         else:
             random.add(part)
     found = {part: sizes for part, sizes in found.items() if part not in random}
-    trained = tuple(part for part in found if any(p.startswith(f"{part}/") for p in own))
+    changed = {path.split("/")[0] for path in (*own, *kept)}
+    trained = tuple(part for part in found if part in changed)
     tokenizer = config.text.tokenizer
     if "language" in found:
         found["language"] = dataclasses.replace(model.language, lora=None, frozen_layers=0)
-    kept = {path: entry for path, entry in entries.items() if path.split("/")[0] in found}
-    params = RunParams(kept, model.language)
+    stored = {path: entry for path, entry in entries.items() if path.split("/")[0] in found}
+    params = RunParams(stored, model.language)
     _check_complete(params.entries, found, str(folder))
     return Stored(params, found, str(folder), tokenizer, trained, names, tuple(sorted(random)))
 
 
 def _weights_entries(name: str) -> dict[str, Entry]:
-    folder = weights.params_folder(name)
+    return _entries(weights.stored_shapes(name), weights.params_folder(name))
+
+
+def _entries(shapes: Mapping[str, Any], folder: Path) -> dict[str, Entry]:
     return {
-        path: Entry(tuple(leaf.shape), np.dtype(leaf.dtype), folder)
-        for path, leaf in weights.stored_shapes(name).items()
+        path: Entry(tuple(leaf.shape), np.dtype(leaf.dtype), folder.absolute())
+        for path, leaf in shapes.items()
     }
 
 

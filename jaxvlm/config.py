@@ -24,6 +24,9 @@ def default() -> ConfigDict:
             "seed": 0,
             # "bfloat16" or "float32": dtype of the computation; trained masters are float32.
             "precision": "bfloat16",
+            # A run whose parameters this one begins with: its workdir (its best update, else its
+            # newest) or one of its checkpoints/<update>; the model as there. Else None.
+            "init_from": None,
             "model": {
                 "vision": {
                     # A folder of imported weights, "jaxvlm:rooms" (shipped), or None: random.
@@ -309,7 +312,7 @@ def _checked(name: str, current: object, value: object) -> object:
         return tuple({"path": p, "weight": 1.0} if isinstance(p, str) else p for p in parts)
     if isinstance(current, tuple) and isinstance(value, list):
         return tuple(value)
-    optional = (str, type(None)) if name.endswith((".weights", ".folder")) else ()
+    optional = (str, type(None)) if name.endswith((".weights", ".folder", "init_from")) else ()
     if not isinstance(value, (type(current), *optional)) or (
         isinstance(value, bool) != isinstance(current, bool)
     ):

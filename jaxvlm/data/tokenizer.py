@@ -61,6 +61,10 @@ class Tokenizer:
         """Embedding rows a model needs at least: the tokenizer's own and the reserved two."""
         return self.action_id + 1
 
+    def same_ids(self, other: "Tokenizer") -> bool:
+        """Whether every token has the same id in both."""
+        return self._fast.get_vocab() == other._fast.get_vocab()
+
     def _special(self, token: str) -> int:
         index = self._fast.convert_tokens_to_ids(token)
         if index is None or self._fast.convert_ids_to_tokens(index) != token:

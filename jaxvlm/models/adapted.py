@@ -3,8 +3,7 @@ the plain model, which weights on disk have.
 """
 
 from collections.abc import Callable
-
-import numpy as np
+from typing import Any
 
 from jaxvlm.models.lora import LoraConfig
 from jaxvlm.models.qwen3 import Qwen3Config
@@ -41,21 +40,23 @@ def adapters_of(path: str, lora: LoraConfig | None) -> tuple[str, str] | None:
     return (f"{head}/lora_a", f"{head}/lora_b") if head.split("/")[-1] in lora.targets else None
 
 
-def merged(path: str, language: Qwen3Config, read: Callable[[str], np.ndarray]) -> np.ndarray:
+def merged(path: str, language: Qwen3Config, read: Callable[[str], Any]) -> Any:
     """The plain parameter: its layers together, adapters added to their kernels in float32.
 
     Args:
       path: of the plain model.
       language: sizes of the run.
-      read: gives the run's parameters by path.
+      read: gives the run's parameters by path, each of which is asked for once: arrays of numpy or
+        of jax, as is what comes back.
     """
     pieces = []
     for part in run_paths(path, language):
         value, adapters = read(part), adapters_of(part, language.lora)
+        xp = value.__array_namespace__()
         if adapters:
-            a, b = (np.asarray(read(name), np.float32) for name in adapters)
-            value = np.asarray(value, np.float32) + language.lora.scale * (a @ b)
+            a, b = (xp.astype(read(name), xp.float32) for name in adapters)
+            value = xp.astype(value, xp.float32) + language.lora.scale * (a @ b)
         pieces.append(value)
     if len(pieces) == 1:
         return pieces[0]
-    return np.concatenate([piece.astype(pieces[-1].dtype) for piece in pieces])
+    return xp.concat([xp.astype(piece, pieces[-1].dtype) for piece in pieces])

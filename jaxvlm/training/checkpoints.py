@@ -146,7 +146,7 @@ class Checkpoints:
         self._manager = self._open()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of an update, with the shapes, dtypes and shardings of `like`.
+        """The state of an update, with the shapes, dtypes and shardings of an abstract one.
 
         Raises:
           UserError: the checkpoint is damaged.
@@ -155,12 +155,8 @@ class Checkpoints:
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardRestore(
-                        unflatten({p: _abstract(v) for p, v in like.params.items()})
-                    ),
-                    optimizer=ocp.args.StandardRestore(
-                        {p: _abstract(v) for p, v in _named(like.optimizer).items()}
-                    ),
+                    params=ocp.args.StandardRestore(unflatten(like.params)),
+                    optimizer=ocp.args.StandardRestore(_named(like.optimizer)),
                 ),
             )
         _, structure = jax.tree.flatten(like.optimizer)
@@ -321,7 +317,3 @@ def check_same_run(stored: Mapping, current: Mapping, workdir: Path) -> None:
 
 def _flat_config(config: Mapping) -> dict[str, Any]:
     return {path.replace("/", "."): value for path, value in flatten(config).items()}
-
-
-def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

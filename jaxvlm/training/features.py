@@ -41,10 +41,11 @@ from jaxvlm.errors import UserError
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm, features_of, vlm_config
 from jaxvlm.paths import unflatten
+from jaxvlm.training.frozen import vision_identity
 from jaxvlm.training.mesh import batch_sharding, make_mesh
 from jaxvlm.training.missing import check_weights
 from jaxvlm.training.parameters import assign_groups
-from jaxvlm.training.setup import all_parameters, vision_identity
+from jaxvlm.training.setup import all_parameters
 from jaxvlm.training.state import Params, abstract_parameters
 from jaxvlm.workdir import open_workdir
 
@@ -71,7 +72,7 @@ def cache_features(config, batch_sets: int) -> None:
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     with open_workdir(config.data.features.folder, _FIELD) as folder, jax.set_mesh(mesh):
-        check_weights(config.model)
+        check_weights(config.model, {"vision"})
         model = vlm_config(config.model)
         shapes = abstract_parameters(model)
         groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)

@@ -16,6 +16,7 @@ from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
 from jaxvlm.training.checkpoints import Checkpoints, check_same_run, read_meta
 from jaxvlm.training.feed import Feed
+from jaxvlm.training.frozen import keep
 from jaxvlm.training.health import Health, means
 from jaxvlm.training.mesh import batch_sharding, make_mesh
 from jaxvlm.training.metric_log import MetricLog
@@ -42,32 +43,32 @@ def train(config, workdir: Path, resume_from: int | None = None) -> None:
     """
     mesh: Mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     with jax.set_mesh(mesh), stop_requests() as stop:
-        run, state = prepare(config, workdir, mesh)
-        print_start(run)
         checkpoints = Checkpoints(workdir, config.train.keep)
         try:
-            state = _resume(run, state, checkpoints, resume_from)
+            if resume_from is not None:
+                checkpoints.check_holds(resume_from)
+            step = checkpoints.latest() if resume_from is None else resume_from
+            run, state = prepare(config, workdir, mesh, resumes=step is not None)
+            print_start(run)
+            if step is not None:
+                state = _resume(run, state, checkpoints, step)
+            else:
+                keep(workdir, {path: run.frozen[path] for path in run.kept})
+            # Also when resuming: fields that do not change results may have.
+            write_text(workdir / "config.json", to_json(config))
             with watchdog(config.train.watchdog_minutes) as alive:
                 _Updates(run, state, checkpoints, stop, alive).make()
         finally:
             checkpoints.close()
 
 
-def _resume(
-    run: Run, state: TrainState, checkpoints: Checkpoints, resume_from: int | None
-) -> TrainState:
-    """The state to begin with, and the run's configuration in its folder."""
-    step = checkpoints.latest() if resume_from is None else resume_from
-    if resume_from is not None:
-        checkpoints.check_holds(resume_from)
-    if step is not None:
-        stored = read_meta(checkpoints.folder / str(step))
-        check_same_run(stored, run.meta(step), run.workdir)
-        state = checkpoints.restore(step, state)
-        checkpoints.set_aside_behind(step)
-        console().print(f"resuming {run.workdir} after update {step}")
-    # Also when resuming: fields that do not change results may have.
-    write_text(run.workdir / "config.json", to_json(run.config))
+def _resume(run: Run, state: TrainState, checkpoints: Checkpoints, step: int) -> TrainState:
+    """The state after update `step`, in the form of an abstract one."""
+    stored = read_meta(checkpoints.folder / str(step))
+    check_same_run(stored, run.meta(step), run.workdir)
+    state = checkpoints.restore(step, state)
+    checkpoints.set_aside_behind(step)
+    console().print(f"resuming {run.workdir} after update {step}")
     return state
 
 

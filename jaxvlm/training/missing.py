@@ -1,9 +1,10 @@
 """Weights that a configuration names but that nobody imported yet, and the commands that do."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from jaxvlm.errors import UserError
-from jaxvlm.training.weights import BUILT_IN
+from jaxvlm.training.weights import exist
 
 # What `convert.import_torch` calls the weights of a part, and where they are published.
 _PUBLISHED = {
@@ -15,17 +16,19 @@ _PUBLISHED = {
 _PYTORCH = (".pt", ".pth", ".bin", ".safetensors")
 
 
-def check_weights(model) -> None:
-    """Checks that all weights named in the `model` section of a configuration were imported.
+def check_weights(model, parts: Collection[str]) -> None:
+    """Checks that the weights which the `model` section of a configuration names were imported.
+
+    Args:
+      model: the section.
+      parts: of the model, whose weights are needed.
 
     Raises:
       UserError: those that were not, with a command for each.
     """
-    names = {part: model[part].weights for part in _PUBLISHED if model[part].weights is not None}
+    names = {part: model[part].weights for part in _PUBLISHED if part in parts}
     missing = {
-        part: Path(name)
-        for part, name in names.items()
-        if name not in BUILT_IN and not (Path(name) / "meta.json").is_file()
+        part: Path(name) for part, name in names.items() if name is not None and not exist(name)
     }
     if not missing:
         return

@@ -8,12 +8,21 @@ from jax.sharding import Mesh
 
 from jaxvlm.console import console, print_table
 from jaxvlm.data.training_set import Rows, training_rows, validation_rows
+from jaxvlm.models.lora import is_adapter
 from jaxvlm.models.vlm import VLMConfig, vlm_config
+from jaxvlm.training.frozen import frozen_identity, kept_shapes, restore_kept, vision_identity
+from jaxvlm.training.inherit import Inheritance
 from jaxvlm.training.missing import check_weights
 from jaxvlm.training.optimizer import Optimizer, Params, make_optimizer
 from jaxvlm.training.parameters import Group, assign_groups, summary, trainable
-from jaxvlm.training.setup import all_parameters, frozen_identity, vision_identity
-from jaxvlm.training.state import TrainState, abstract_parameters, new_state
+from jaxvlm.training.setup import all_parameters, compute_dtype
+from jaxvlm.training.state import (
+    TrainState,
+    abstract_parameters,
+    abstract_state,
+    new_state,
+    placed_parameters,
+)
 
 # Passes over the same questions after which hardly anything is learnt.
 _MANY_EPOCHS = 40
@@ -27,6 +36,8 @@ class Run:
 
     Attributes:
       model: sizes, without VGGT where its features are read from a cache.
+      frozen: the frozen parameters.
+      kept: the paths of those of them that came from another run.
       validation: the rows of the held-out samples, or None.
     """
 
@@ -37,6 +48,7 @@ class Run:
     validation: Rows | None
     groups: dict[str, Group]
     frozen: Params
+    kept: set[str]
     optimizer: Optimizer
     workdir: Path
 
@@ -55,23 +67,34 @@ class Run:
         return {
             "position": step * self.rows_per_update,
             "config": self.config.to_dict(),
-            "frozen": frozen_identity(self.config, self.groups),
+            "frozen": frozen_identity(self.config, self.groups, self.kept),
             "data": self.rows.fingerprint,
             "mesh": dict(self.mesh.shape),
             "processes": jax.process_count(),
         }
 
 
-def prepare(config, workdir: Path, mesh: Mesh) -> tuple[Run, TrainState]:
+def prepare(config, workdir: Path, mesh: Mesh, resumes: bool) -> tuple[Run, TrainState]:
     """A run before its first update.
+
+    Args:
+      config: checked.
+      workdir: of the run.
+      mesh: devices.
+      resumes: the state will come from a checkpoint; the one given back is abstract.
 
     Raises:
       UserError: anything wrong with what the user gave.
     """
-    check_weights(config.model)
     model = vlm_config(config.model)
     shapes = abstract_parameters(model)
     groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+    learning = trainable(groups)
+    other = Inheritance(config, model) if config.init_from is not None and not resumes else None
+    elsewhere = other.paths if other else learning | set(kept_shapes(workdir)) if resumes else set()
+    kept = elsewhere - learning
+    named = {path for path in set(shapes) - elsewhere if not is_adapter(path)}
+    check_weights(config.model, {path.split("/")[0] for path in named})
     rows_total = (
         config.train.max_steps
         * config.train.accumulation
@@ -79,21 +102,27 @@ def prepare(config, workdir: Path, mesh: Mesh) -> tuple[Run, TrainState]:
         * jax.device_count()
     )
     cached = config.data.features.folder is not None
-    vision = vision_identity(config, groups) if cached else None
+    vision = vision_identity(config, groups, kept) if cached else None
     rows = training_rows(config, rows_total, vision)
     validation = validation_rows(config, vision) if config.train.eval_every else None
-    unused = {path for path in shapes if cached and path.startswith("vision/")}
-    parameters = all_parameters(config, model, groups, mesh, skip=frozenset(unused))
+    likes = placed_parameters(model, groups, compute_dtype(config), mesh)
+    likes = {p: like for p, like in likes.items() if not (cached and p.startswith("vision/"))}
+    skip = elsewhere | (set(shapes) - set(likes))
+    parameters = all_parameters(config, model, groups, mesh, skip=frozenset(skip))
+    if other:
+        parameters |= other.parameters(likes, mesh)
+    elif kept:
+        parameters |= restore_kept(workdir, {p: likes[p] for p in kept})
+    optimizer = make_optimizer(
+        {p: groups[p] for p in learning}, config.optimizer, config.train.max_steps
+    )
     if cached:
         model = dataclasses.replace(model, vision=None)
-    learning = trainable(groups)
-    params = {p: leaf for p, leaf in parameters.items() if p in learning}
     frozen = {p: leaf for p, leaf in parameters.items() if p not in learning}
-    optimizer = make_optimizer(
-        {p: groups[p] for p in params}, config.optimizer, config.train.max_steps
-    )
-    run = Run(config, model, mesh, rows, validation, groups, frozen, optimizer, workdir)
-    return run, new_state(params, optimizer, mesh)
+    run = Run(config, model, mesh, rows, validation, groups, frozen, kept, optimizer, workdir)
+    if resumes:
+        return run, abstract_state({p: likes[p] for p in learning}, optimizer, mesh)
+    return run, new_state({p: parameters[p] for p in learning}, optimizer, mesh)
 
 
 def print_start(run: Run) -> None:

@@ -2,20 +2,30 @@
 
 from pathlib import Path
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxvlm.config import load
 from jaxvlm.config_checks import check
 from jaxvlm.errors import UserError
-from jaxvlm.training.checkpoints import best_in, read_meta, steps_in
-from jaxvlm.training.parameters import Group
-from jaxvlm.training.setup import frozen_identity
+from jaxvlm.models.vlm import vlm_config
+from jaxvlm.training.checkpoints import best_in, restore_params, steps_in
+from jaxvlm.training.frozen import check_frozen, kept_shapes, restore_kept
+from jaxvlm.training.parameters import assign_groups, trainable
+from jaxvlm.training.setup import all_parameters, compute_dtype
+from jaxvlm.training.state import Params, abstract_parameters, placed_parameters
+
+_FLAG = "--checkpoint"
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The update's folder that `--checkpoint` means: a workdir's, or the folder itself.
+def find_checkpoint(path: Path, asked_by: str = _FLAG) -> Path:
+    """The update's folder that a path means: a workdir's, or the folder itself.
 
     Of a workdir it is the best by validation or, without any, the newest.
+
+    Args:
+      path: what the user gave.
+      asked_by: the flag or field, for messages.
 
     Raises:
       UserError: there is no checkpoint.
@@ -30,30 +40,58 @@ def find_checkpoint(path: Path) -> Path:
     complete = [step for step in steps_in(folder) if (folder / str(step) / "params").is_dir()]
     if not complete:
         raise UserError(
-            f"--checkpoint {path} holds no checkpoint; give the --workdir of a run, or one of its "
+            f"{asked_by} {path} holds no checkpoint; give the --workdir of a run, or one of its "
             "checkpoints/<update> folders"
         )
     return folder / str(max(complete))
 
 
-def run_config(folder: Path, overrides: list[str]) -> ConfigDict:
+def run_config(folder: Path, overrides: list[str], asked_by: str = _FLAG) -> ConfigDict:
     """The configuration of the run that an update's folder lies in, with `overrides`, checked.
+
+    Args:
+      folder: of `find_checkpoint`.
+      overrides: `field.path=value`.
+      asked_by: the flag or field, for messages.
 
     Raises:
       UserError: the folder lies in no run, or a field has an impossible value.
     """
     stored = folder.parent.parent / "config.json"
     if not stored.is_file():
-        raise UserError(f"--checkpoint {folder} lies in no run: {stored} does not exist")
+        raise UserError(f"{asked_by} {folder} lies in no run: {stored} does not exist")
     config = load(str(stored), overrides)
     check(config)
     return config
 
 
-def check_frozen(folder: Path, config: ConfigDict, groups: dict[str, Group]) -> None:
-    """Raises a UserError if an update was trained beside other frozen weights than `config`'s."""
-    if frozen_identity(config, groups) != read_meta(folder)["frozen"]:
-        raise UserError(
-            f"the frozen weights differ from those {folder} was trained with; check the field "
-            "'weights' of each part of the model"
-        )
+def run_parameters(
+    folder: Path, config: ConfigDict, mesh: Mesh, wanted: set[str] | None = None
+) -> Params:
+    """The parameters of an update: what it trained in float32, the rest in the compute dtype.
+
+    Args:
+      folder: the update's.
+      config: of `run_config`.
+      mesh: devices.
+      wanted: paths, where not all are.
+
+    Raises:
+      UserError: sizes other than its own, or frozen weights other than those of the training.
+    """
+    model = vlm_config(config.model)
+    shapes = abstract_parameters(model)
+    groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+    check_frozen(folder, config, groups)
+    likes = placed_parameters(model, groups, compute_dtype(config), mesh)
+    wanted = set(likes) if wanted is None else wanted
+    learning, workdir = trainable(groups), folder.parent.parent
+    params: Params = {}
+    if wanted & learning:
+        params |= restore_params(folder, {path: likes[path] for path in learning})
+    kept = set(kept_shapes(workdir))
+    if wanted & kept:
+        params |= restore_kept(workdir, {path: likes[path] for path in kept})
+    absent = set(likes) - (wanted - set(params))
+    params |= all_parameters(config, model, groups, mesh, skip=frozenset(absent))
+    return {path: params[path] for path in wanted}

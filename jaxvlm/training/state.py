@@ -14,7 +14,7 @@ from jaxvlm.models.vlm import VLM, VLMConfig, abstract_vlm
 from jaxvlm.paths import flatten
 from jaxvlm.training.mesh import shardings
 from jaxvlm.training.optimizer import Optimizer, Params, States, on_host
-from jaxvlm.training.parameters import FROZEN, Group, trainable
+from jaxvlm.training.parameters import Group, trainable
 
 
 class TrainState(NamedTuple):
@@ -36,6 +36,22 @@ def abstract_parameters(config: VLMConfig) -> dict[str, jax.ShapeDtypeStruct]:
     return flatten(pure(abstract_vlm(config)))
 
 
+def placed_parameters(
+    config: VLMConfig, groups: Mapping[str, Group], frozen_dtype: jnp.dtype, mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Every parameter by path as a run holds it: frozen ones in `frozen_dtype`, the others in
+    float32, each with its sharding.
+    """
+    shapes, learning = abstract_parameters(config), trainable(groups)
+    placed = shardings(shapes, mesh, learning)
+    return {
+        path: jax.ShapeDtypeStruct(
+            leaf.shape, jnp.float32 if path in learning else frozen_dtype, sharding=placed[path]
+        )
+        for path, leaf in shapes.items()
+    }
+
+
 def initial_parameters(
     config: VLMConfig,
     groups: Mapping[str, Group],
@@ -54,17 +70,14 @@ def initial_parameters(
       seed: of all values.
       mesh: devices.
     """
-    shapes = {p: leaf for p, leaf in abstract_parameters(config).items() if p in wanted}
+    likes = placed_parameters(config, groups, frozen_dtype, mesh)
+    likes = {path: like for path, like in likes.items() if path in wanted}
 
     def init() -> Params:
         leaves = flatten(pure(VLM(config, rngs=nnx.Rngs(seed))))
-        return {
-            path: leaves[path].astype(frozen_dtype if groups[path].name == FROZEN else jnp.float32)
-            for path in shapes
-        }
+        return {path: leaves[path].astype(like.dtype) for path, like in likes.items()}
 
-    placed = shardings(shapes, mesh, trainable(groups))
-    return jax.jit(init, out_shardings=placed)()
+    return jax.jit(init, out_shardings={path: like.sharding for path, like in likes.items()})()
 
 
 def new_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
@@ -73,6 +86,20 @@ def new_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
     state = jax.jit(optimizer.init, out_shardings=placed)(params)
     step = jax.device_put(jnp.zeros([], jnp.int32), NamedSharding(mesh, PartitionSpec()))
     return TrainState(step, params, state)
+
+
+def abstract_state(
+    params: Mapping[str, jax.ShapeDtypeStruct], optimizer: Optimizer, mesh: Mesh
+) -> TrainState:
+    """The shapes, dtypes and shardings of `new_state`, for a checkpoint to fill."""
+    placed = optimizer_shardings(optimizer, params, mesh)
+    state = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(optimizer.init, params),
+        placed,
+    )
+    whole = NamedSharding(mesh, PartitionSpec())
+    return TrainState(jax.ShapeDtypeStruct([], jnp.int32, sharding=whole), params, state)
 
 
 def optimizer_shardings(optimizer: Optimizer, params: Params, mesh: Mesh) -> States:

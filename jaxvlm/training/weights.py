@@ -72,6 +72,16 @@ def read_meta(name: str) -> dict:
     return meta
 
 
+def exist(name: str) -> bool:
+    """Whether there are imported weights of this name."""
+    return name in BUILT_IN or (Path(name) / "meta.json").is_file()
+
+
+def content(name: str) -> str:
+    """The hash that tells these weights from others."""
+    return read_meta(name)["content"]
+
+
 def check_model(name: str, part: str, sizes: Mapping[str, Any]) -> None:
     """Checks that weights hold a part of the model, and of the sizes of a configuration.
 

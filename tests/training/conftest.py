@@ -1,12 +1,15 @@
-"""Record files with feature caches, and a run that nothing disturbed."""
+"""Record files with feature caches, imported weights, and a run that nothing disturbed."""
 
 import shutil
 
 import pytest
 import tiny
+from adapters import PARTS
 from caches import fill
 
+from convert import parts
 from jaxvlm.training import loop
+from jaxvlm.training.weights import save_weights
 
 
 @pytest.fixture
@@ -39,3 +42,12 @@ def straight(records, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("straight")
     loop.train(tiny.config_for(records), workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def weights(toy, tmp_path_factory):
+    """A folder of imported weights with all of the toy's parameters."""
+    folder = tmp_path_factory.mktemp("weights") / "all"
+    sizes = parts.described({part: getattr(toy.model, part) for part in PARTS})
+    save_weights(folder, {**toy.trained, **toy.frozen}, {"model": sizes})
+    return folder

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from adapters import LORA, RULES, configured, scores
 from conftest import make_toy
 
-from convert import export_torch, parts
+from convert import export_torch
 from convert.stored import open_stored
 from jaxvlm.errors import UserError
 from jaxvlm.generation.restore import restore_answerer
@@ -25,35 +26,6 @@ from jaxvlm.training.loss import label_scores
 from jaxvlm.training.optimizer import make_optimizer
 from jaxvlm.training.run import find_checkpoint, run_config
 from jaxvlm.training.state import abstract_parameters, new_state
-from jaxvlm.training.weights import save_weights
-
-LORA = {
-    "model__language__lora__rank": 4,
-    "model__language__lora__alpha": 8.0,
-    "model__language__lora__targets": ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj"),
-}
-PARTS = ("vision", "projector", "geometry", "language")
-RULES = (
-    ("vision/.*", "frozen"),
-    ("(projector|geometry)/.*", "projector"),
-    ("language/.*lora_[ab]", "lora"),
-    ("language/.*", "frozen"),
-)
-
-
-@pytest.fixture(scope="module")
-def weights(toy, tmp_path_factory):
-    """A folder of imported weights with all of the toy's parameters."""
-    folder = tmp_path_factory.mktemp("weights") / "all"
-    plain = {**toy.trained, **toy.frozen}
-    sizes = parts.described({part: getattr(toy.model, part) for part in PARTS})
-    save_weights(folder, plain, {"model": sizes})
-    return folder
-
-
-def configured(records, weights, **changes):
-    names = {f"model__{part}__weights": str(weights) for part in PARTS}
-    return tiny.config_for(records, **names, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +37,6 @@ def adapted(records, weights, tmp_path_factory):
     )
     loop.train(config, workdir)
     return workdir
-
-
-def scores(config, params, batch):
-    model = load(abstract_vlm(vlm_config(config.model)), unflatten(params))
-    return label_scores(model, batch)[0]
 
 
 def test_an_adapter_changes_nothing_before_it_is_trained(toy, records, weights):

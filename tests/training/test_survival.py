@@ -65,9 +65,9 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(
 def test_a_stop_before_the_first_update_is_at_once(records, tmp_path, monkeypatch):
     prepare = loop.prepare
 
-    def asked(*arguments):
+    def asked(*arguments, **named):
         os.kill(os.getpid(), signal.SIGTERM)
-        return prepare(*arguments)
+        return prepare(*arguments, **named)
 
     monkeypatch.setattr(loop, "prepare", asked)
     with pytest.raises(Requeue, match="SIGTERM: nothing is lost"):
