@@ -22,12 +22,25 @@ from rich.text import Text
 
 # Seconds between the lines of a progress that is written to a file.
 _LINES_APART = 10
+_silent = False
+
+
+def silence() -> None:
+    """From now on nothing is printed here: another process of the same run says it."""
+    global _silent
+    _silent = True
 
 
 def console() -> Console:
     """A console that does not fold lines when its output goes to a file."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=160)
+    found = Console(highlight=False, quiet=_silent)
+    return found if found.is_terminal else Console(highlight=False, width=160, quiet=_silent)
+
+
+def say(message: str, *, warns: bool = False) -> None:
+    """Prints a line as it is, folded nowhere; what `warns` goes to the error output."""
+    if not _silent:
+        print(message, file=sys.stderr if warns else sys.stdout, flush=True)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -45,7 +58,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 @functools.cache
 def say_once(message: str) -> None:
     """Prints a message on the error output; the same again is not said by this process."""
-    print(message, file=sys.stderr, flush=True)
+    say(message, warns=True)
 
 
 @contextlib.contextmanager
@@ -82,7 +95,7 @@ class _Lines:
         now = time.monotonic()
         if now - self._printed >= _LINES_APART:
             self._printed = now
-            print(f"{self._title}: {self._done:,} of {self._total:,}", flush=True)
+            say(f"{self._title}: {self._done:,} of {self._total:,}")
 
 
 @contextlib.contextmanager

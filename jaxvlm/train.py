@@ -10,6 +10,7 @@ from pathlib import Path
 from jaxvlm import entry
 from jaxvlm.config import load, to_json
 from jaxvlm.config_checks import check
+from jaxvlm.errors import UserError
 
 
 def main(flags: argparse.Namespace) -> None:
@@ -19,13 +20,32 @@ def main(flags: argparse.Namespace) -> None:
     if flags.print_config:
         print(to_json(config), end="")
         return
+    _check_processes(flags)
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.training.loop import train
+    from jaxvlm.training.processes import join
     from jaxvlm.workdir import open_workdir
 
+    if flags.coordinator is not None:
+        join(flags.coordinator, flags.num_processes, flags.process_id)
     name = flags.config.removesuffix(".py").replace(".py:", "_")
-    with open_workdir(flags.workdir or Path("runs") / Path(name).name) as workdir:
+    folder = flags.workdir or Path("runs") / Path(name).name
+    with open_workdir(folder, locks=not flags.process_id) as workdir:
         train(config, workdir, flags.resume_from)
+
+
+def _check_processes(flags: argparse.Namespace) -> None:
+    """Several processes are told apart by all three flags."""
+    given = (flags.coordinator, flags.num_processes, flags.process_id)
+    if given == (None, None, None):
+        return
+    if None in given:
+        raise UserError("--coordinator, --num_processes and --process_id belong together")
+    if not 0 <= flags.process_id < flags.num_processes:
+        raise UserError(
+            f"--process_id {flags.process_id}: expected 0 to {flags.num_processes - 1}, less than "
+            "--num_processes"
+        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,6 +58,11 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--resume_from", type=int, metavar="UPDATE", help="go on from this update's checkpoint"
     )
+    flags.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of several processes: where the first listens"
+    )
+    flags.add_argument("--num_processes", type=int, metavar="N", help="how many they are")
+    flags.add_argument("--process_id", type=int, metavar="I", help="which this is, from 0")
     flags.add_argument("--print_config", action="store_true", help="print all fields and stop")
     return flags
 

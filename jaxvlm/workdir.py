@@ -9,8 +9,15 @@ from jaxvlm.errors import UserError
 
 
 @contextlib.contextmanager
-def open_workdir(folder: Path | str, field: str = "--workdir") -> Iterator[Path]:
-    """Creates the folder, which `field` names, and locks it for this process.
+def open_workdir(
+    folder: Path | str, field: str = "--workdir", locks: bool = True
+) -> Iterator[Path]:
+    """Creates the folder, and locks it for this process.
+
+    Args:
+      folder: where.
+      field: which names it, for messages.
+      locks: False for the other processes of a run that share it.
 
     Raises:
       UserError: it cannot be written, or another run works in it.
@@ -23,7 +30,8 @@ def open_workdir(folder: Path | str, field: str = "--workdir") -> Iterator[Path]
         raise UserError(f"{field} {folder} cannot be written: {error.strerror}") from None
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if locks:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
                 f"another run works in {folder}; stop it or choose another {field}"

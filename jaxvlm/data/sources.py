@@ -5,12 +5,12 @@ import dataclasses
 import difflib
 import hashlib
 import itertools
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxvlm.console import say
 from jaxvlm.data.audit.verdicts import Verdict, verdict
 from jaxvlm.data.images import find_image
 from jaxvlm.data.record import Record
@@ -161,11 +161,11 @@ def _report(path: str, files: list[RecordFile], verdicts: list[Verdict], policy:
         )
     if bad:
         counted = ", ".join(f"{check} {count:,}" for check, count in checks.most_common())
-        print(f"{path}: left out {bad:,} of {total:,} records ({counted})", file=sys.stderr)
+        say(f"{path}: left out {bad:,} of {total:,} records ({counted})", warns=True)
     warnings = sum((Counter(found.warnings) for found in verdicts), Counter())
     if warnings:
         counted = ", ".join(f"{check} {count:,}" for check, count in warnings.most_common())
-        print(f"{path}: the audit warns of {counted} (`{command}` shows them)", file=sys.stderr)
+        say(f"{path}: the audit warns of {counted} (`{command}` shows them)", warns=True)
 
 
 def _kept(file: RecordFile, found: Verdict, task: str | None) -> list[int]:

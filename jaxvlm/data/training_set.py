@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxvlm.console import say
 from jaxvlm.data.augment import Augment
 from jaxvlm.data.features.cache import filled_for, made_from, open_cache
 from jaxvlm.data.features.images import known_images
@@ -175,7 +176,7 @@ def training_rows(config, count: int, vision: str | None = None) -> Rows:
     if len(sources) > 1:
         total = sum(source.weight for source in sources)
         for source in sources:
-            print(
+            say(
                 f"{source.path}: {source.weight / total:.1%} of the samples, from "
                 f"{len(source.records):,} records"
             )
@@ -248,7 +249,7 @@ def _tokenized(config, sources: Sequence[Source]) -> tuple[Joined, list[Sample]]
             raise UserError(f"{records[sample.record].origin}: a training record needs an 'answer'")
     say_cut_views([sample.views for sample in samples], config.data.num_views)
     if shortened:
-        print(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
+        say(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
     return records, samples
 
 

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jaxvlm.console import console
 from jaxvlm.errors import UserError
 from jaxvlm.paths import flatten, unflatten
+from jaxvlm.training.processes import is_first, wait_for_all
 from jaxvlm.training.state import Params, TrainState
 from jaxvlm.training.weights import check_fits
 
@@ -140,7 +142,7 @@ class Checkpoints:
             "meanwhile"
         )
         # What was half written takes the room that the next one needs.
-        for draft in self.folder.glob("*.orbax-checkpoint-tmp*"):
+        for draft in self.folder.glob("*.orbax-checkpoint-tmp*") if is_first() else ():
             shutil.rmtree(draft, ignore_errors=True)
         # The manager may have lost count of what it was about to delete.
         self._manager = self._open()
@@ -161,7 +163,7 @@ class Checkpoints:
             )
         _, structure = jax.tree.flatten(like.optimizer)
         leaves = [restored.optimizer[name] for name in _named(like.optimizer)]
-        count = jax.device_put(jax.numpy.int32(step), like.step.sharding)
+        count = jax.device_put(np.int32(step), like.step.sharding)
         return TrainState(count, flatten(restored.params), jax.tree.unflatten(structure, leaves))
 
     def check_holds(self, step: int) -> None:
@@ -176,11 +178,13 @@ class Checkpoints:
     def set_aside_behind(self, step: int) -> None:
         """Moves checkpoints of later updates to `set_aside/`: the run will make them anew."""
         later = [other for other in steps_in(self.folder) if other > step]
-        for other in later:
+        wait_for_all("later checkpoints are known")
+        for other in later if is_first() else ():
             place = self.folder.parent / "set_aside" / f"{other}-{secrets.token_hex(3)}"
             place.parent.mkdir(exist_ok=True)
             (self.folder / str(other)).rename(place)
             console().print(f"the checkpoint of update {other} was moved to {place}")
+        wait_for_all("later checkpoints are set aside")
         if later:
             self._manager = self._open()
 

@@ -14,6 +14,7 @@ from jaxvlm.errors import UserError
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training.checkpoints import read_meta
 from jaxvlm.training.parameters import Group, trainable
+from jaxvlm.training.processes import is_first
 from jaxvlm.training.state import Params
 from jaxvlm.training.weights import check_fits, content
 
@@ -74,7 +75,7 @@ def keep(workdir: Path, params: Params) -> None:
     """Writes frozen parameters that came from another run; what an earlier start wrote goes."""
     place = kept_folder(workdir)
     if not params:
-        if jax.process_index() == 0:
+        if is_first():
             shutil.rmtree(place, ignore_errors=True)
         return
     try:

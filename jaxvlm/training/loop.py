@@ -19,8 +19,9 @@ from jaxvlm.training.feed import Feed
 from jaxvlm.training.frozen import keep
 from jaxvlm.training.health import Health, means
 from jaxvlm.training.mesh import batch_sharding, make_mesh
-from jaxvlm.training.metric_log import MetricLog
+from jaxvlm.training.metric_log import MetricLog, NoLog
 from jaxvlm.training.prepare import Run, prepare, print_start
+from jaxvlm.training.processes import Agreement, is_first
 from jaxvlm.training.setup import compute_dtype
 from jaxvlm.training.signals import StopRequest, stop_requests
 from jaxvlm.training.state import TrainState
@@ -55,7 +56,8 @@ def train(config, workdir: Path, resume_from: int | None = None) -> None:
             else:
                 keep(workdir, {path: run.frozen[path] for path in run.kept})
             # Also when resuming: fields that do not change results may have.
-            write_text(workdir / "config.json", to_json(config))
+            if is_first():
+                write_text(workdir / "config.json", to_json(config))
             with watchdog(config.train.watchdog_minutes) as alive:
                 _Updates(run, state, checkpoints, stop, alive).make()
         finally:
@@ -105,7 +107,8 @@ class _Updates:
         self._feed = Feed(self._stream(), batch_sharding(run.mesh))
         self._health = Health(self._first, config.train.max_skipped)
         self._timer = _Timer(self._first, self._feed)
-        self._log = MetricLog(run.workdir, self._first, last)
+        self._agreed = Agreement(run.mesh)
+        self._log = MetricLog(run.workdir, self._first, last) if is_first() else NoLog()
         if run.validation is not None:
             self._validation = Validation(
                 run.model, run.validation, run.rows_per_batch, compute_dtype(config), run.mesh
@@ -179,8 +182,10 @@ class _Updates:
         """Logs, saves and stops, where any of it is due after update `done`."""
         train, final = self._config.train, done == self._last
         asked = train.eval_every and (done % train.eval_every == 0 or final)
-        log = done % train.log_every == 0 or final or bool(self._stop) or asked
-        retry = self._checkpoints.due()
+        found = self._validate(done) if asked else {}
+        # Asked once: a signal may come at any line.
+        stop, retry = self._agreed(bool(self._stop), self._checkpoints.due())
+        log = done % train.log_every == 0 or final or stop or asked
         save = done % train.save_every == 0 or retry
         if done == self._first + 1 and not log:
             # Compiling is not the pace of what follows.
@@ -188,13 +193,10 @@ class _Updates:
             self._timer.read(done)
         if log or save:
             self._health.check(self._recent, done)
-        found = self._validate() if asked else {}
         if log:
             self._write(done, found)
         # Not while updates are skipped: what made them so may be in the parameters.
         save = (save or found) and not self._health.streak
-        # Asked once: a signal may come at any line.
-        stop = bool(self._stop)
         if final or stop or save:
             self._checkpoints.save(self._state, self._run.meta(done) | found, self._score(found))
         if final or stop:
@@ -208,7 +210,8 @@ class _Updates:
             self._checkpoints.finish(self._state, self._run.meta(done))
         self._alive()
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, done: int) -> dict[str, float]:
+        self._health.check(self._recent, done)
         return self._validation(self._state.params, self._run.frozen, self._alive)
 
     def _score(self, found: Mapping[str, float]) -> float | None:

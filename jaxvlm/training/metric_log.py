@@ -53,6 +53,16 @@ class MetricLog:
         self._board.close()
 
 
+class NoLog:
+    """In place of a `MetricLog` in processes that write none."""
+
+    def write(self, step: int, metrics: Mapping[str, float | None], eta: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def _shown(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 

@@ -30,7 +30,7 @@ class StopRequest:
 
     def answer(self, kept: str) -> BaseException:
         """What to raise when everything is `kept`."""
-        name = self._asked.name
+        name = self._asked.name if self._asked else "a signal to another process"
         if self._asked is signal.SIGINT:
             return KeyboardInterrupt(f"{name}: {kept}")
         return Requeue(f"stopped by {name}: {kept}; the same command goes on from here")

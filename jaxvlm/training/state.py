@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -84,7 +85,7 @@ def new_state(params: Params, optimizer: Optimizer, mesh: Mesh) -> TrainState:
     """The state before the first update; moments are split like their parameters."""
     placed = optimizer_shardings(optimizer, params, mesh)
     state = jax.jit(optimizer.init, out_shardings=placed)(params)
-    step = jax.device_put(jnp.zeros([], jnp.int32), NamedSharding(mesh, PartitionSpec()))
+    step = jax.device_put(np.zeros([], np.int32), NamedSharding(mesh, PartitionSpec()))
     return TrainState(step, params, state)
 
 

@@ -4,17 +4,21 @@ import os
 import signal
 import sys
 
+import jax
+
 from jaxvlm import entry, train
-from jaxvlm.training.metric_log import MetricLog
+from jaxvlm.training import loop
 
 if __name__ == "__main__":
     last = int(sys.argv[1])
-    write = MetricLog.write
+    update = loop._Updates._update
 
-    def stopping(self, step, metrics, eta):
-        write(self, step, metrics, eta)
-        if step == last:
+    def stopping(self, steps, sums, made):
+        sums = update(self, steps, sums, made)
+        # Of several processes the first alone.
+        if made + 1 == last and jax.process_index() == 0:
             os.kill(os.getpid(), signal.SIGTERM)
+        return sums
 
-    MetricLog.write = stopping
+    loop._Updates._update = stopping
     entry.run(train.parser(), train.main, sys.argv[2:])

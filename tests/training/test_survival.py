@@ -19,7 +19,6 @@ from waiting import until
 from jaxvlm.errors import Requeue, UserError
 from jaxvlm.training import checkpoints, loop
 from jaxvlm.training.checkpoints import Checkpoints, read_meta
-from jaxvlm.training.metric_log import MetricLog
 from jaxvlm.training.optimizer import make_optimizer
 from jaxvlm.training.state import new_state
 from jaxvlm.training.step import make_steps
@@ -28,15 +27,16 @@ STOP_AFTER = Path(__file__).with_name("stop_after.py")
 
 
 def at_update(step, what, monkeypatch):
-    """Calls `what` when the metrics of update `step` are written."""
-    write = MetricLog.write
+    """Calls `what` when update `step` is made."""
+    update = loop._Updates._update
 
-    def watching(self, done, metrics, eta):
-        write(self, done, metrics, eta)
-        if done == step:
+    def watching(self, steps, sums, made):
+        sums = update(self, steps, sums, made)
+        if made + 1 == step:
             what()
+        return sums
 
-    monkeypatch.setattr(MetricLog, "write", watching)
+    monkeypatch.setattr(loop._Updates, "_update", watching)
 
 
 def standing(workdir):

@@ -3,13 +3,12 @@
 import dataclasses
 import hashlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from jaxvlm.console import progress
+from jaxvlm.console import progress, say
 from jaxvlm.data.audit.files import audit_file
 from jaxvlm.data.audit.images import stamp
 from jaxvlm.data.records import RecordFile
@@ -50,7 +49,7 @@ def verdict(file: RecordFile, image_roots: Sequence[str]) -> Verdict:
     known = _read(path, sha256)
     if known is not None:
         return known
-    print(f"{file.path}: checking {len(file):,} records and their images", flush=True)
+    say(f"{file.path}: checking {len(file):,} records and their images")
     with progress("checking", len(file)) as advance:
         findings = audit_file(file, image_roots, True, advance)
     levels = Counter(
@@ -82,8 +81,8 @@ def _write(path: Path, made: Verdict, images: dict) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(kept))
     except OSError as error:
-        print(
+        say(
             f"warning: the audit cannot be kept in {path.parent} ({error.strerror}) and will run "
             "again at the next start; set JAXVLM_CACHE to a folder that can be written",
-            file=sys.stderr,
+            warns=True,
         )

@@ -1,0 +1,109 @@
+"""Several processes that train one model."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from runs import logged
+
+from jaxvlm import entry, train
+
+STOP_AFTER = Path(__file__).parent / "stop_after.py"
+ROWS = ("train.rows_per_device=1", "train.save_every=100", "data.num_workers=0")
+
+
+@pytest.fixture
+def together(python):
+    """Runs a command in two processes of two devices each; returns exit codes and outputs."""
+
+    def run(*arguments):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            place = f"127.0.0.1:{probe.getsockname()[1]}"
+        flags = ("--coordinator", place, "--num_processes", 2, "--process_id")
+        started = [python(*arguments, *flags, index, XLA_FLAGS=_devices(2)) for index in (0, 1)]
+        ended = [process.communicate(timeout=300) for process in started]
+        return [process.returncode for process in started], ended
+
+    return run
+
+
+def _devices(count):
+    return f"--xla_force_host_platform_device_count={count}"
+
+
+@pytest.mark.slow
+def test_two_processes_stop_as_one_and_one_goes_on(together, python, records, tmp_path):
+    """The signal reaches the first process only."""
+    work, straight = tmp_path / "run", tmp_path / "straight"
+    codes, ended = together(STOP_AFTER, 2, *tiny.arguments(records, work, *ROWS))
+    assert codes == [75, 75], ended
+    assert "SIGTERM: the checkpoint of update" in ended[0][1]
+    assert "a signal to another process: the checkpoint of update" in ended[1][1]
+    # The first speaks for both.
+    assert "Step 1/6" in ended[0][0]
+    assert not [line for line in ended[1][0].splitlines() if "peer ranks" not in line]
+    made = max(int(path.name) for path in (work / "checkpoints").iterdir())
+    assert 2 <= made < 6 and [line["step"] for line in logged(work)] == list(range(1, made + 1))
+    for folder in (work, straight):
+        flags = tiny.arguments(records, folder, *ROWS)
+        process = python("-m", "jaxvlm.train", *flags, XLA_FLAGS=_devices(4))
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    # The same samples in every update, before and after.
+    losses = [[line["loss"] for line in logged(folder)] for folder in (work, straight)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    meta = json.loads((work / "checkpoints" / "6" / "meta" / "metadata").read_text())
+    assert meta["position"] == 24 and meta["processes"] == 1
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_one_stopped(together, python, records, tmp_path):
+    """With validation, a chosen update and a part of the model that is kept beside."""
+    first, work = tmp_path / "first", tmp_path / "run"
+    held_out = ("data.val=()", "data.held_out=0.4", "train.eval_every=2", "seed=3")
+    flags = tiny.arguments(records, first, *ROWS)
+    process = python("-m", "jaxvlm.train", *flags, XLA_FLAGS=_devices(4))
+    assert process.wait(300) == 0, process.stderr.read()
+    rules = "(('language/.*','frozen'),('vision/.*','frozen'),('.*','projector'))"
+    changes = (*ROWS, *held_out, f"init_from={first}", f"parameters={rules}", "train.keep=3")
+    command = ("-m", "jaxvlm.train", *tiny.arguments(records, work, *changes))
+    codes, ended = together(*command)
+    assert codes == [0, 0], ended
+    assert (work / "frozen").is_dir()
+    lines = logged(work)
+    codes, ended = together(*command, "--resume_from", 4)
+    assert codes == [0, 0], ended
+    assert "the checkpoint of update 6 was moved to" in ended[0][0]
+    assert logged(work)[:4] == lines[:4]
+    for one, other in zip(logged(work), lines, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+        assert one.get("val_loss", 0) == pytest.approx(other.get("val_loss", 0), rel=1e-6)
+    assert [line["step"] for line in lines if "val_loss" in line] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--process_id", "0"], "belong together"),
+        (
+            ["--coordinator", "here:1", "--num_processes", "2", "--process_id", "2"],
+            "--process_id 2: expected 0 to 1",
+        ),
+    ],
+)
+def test_processes_that_cannot_be_are_refused(
+    records, tmp_path, capsys, monkeypatch, given, message
+):
+    def end(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    flags = [*tiny.arguments(records, tmp_path), *given]
+    with pytest.raises(SystemExit, match="2"):
+        entry.run(train.parser(), train.main, flags)
+    assert message in capsys.readouterr().err
