@@ -14,6 +14,7 @@ colon, several with commas between them, e.g. `configs/stage1.py:lora,debug`:
 """
 
 from jaxvlm.config import default
+from jaxvlm.errors import UserError
 
 
 def get_config(argument: str = ""):
@@ -52,7 +53,7 @@ def get_config(argument: str = ""):
     for name in filter(None, argument.split(",")):
         if name not in VARIANTS:
             known = ", ".join(VARIANTS)
-            raise ValueError(f"configs/stage1.py knows the variants {known}; found {name!r}")
+            raise UserError(f"configs/stage1.py knows the variants {known}; found {name!r}")
         VARIANTS[name](config)
     return config
 

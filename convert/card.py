@@ -20,7 +20,10 @@ def hugging_face(stored: Stored, written: Iterable[str]) -> str:
     lines += [f"From `{stored.source}`.", "", "| file | what | began as |", "| --- | --- | --- |"]
     lines += [f"| `{_WHAT[p][0]}` | {_WHAT[p][1]} | {stored.origin(p)} |" for p in written]
     if "vision" in stored.parts and "vision" not in written:
-        lines += ["", f"The images go through VGGT, unchanged: {stored.origin('vision')}."]
+        lines += [
+            "",
+            f"The images go through VGGT, which was not trained: {stored.origin('vision')}.",
+        ]
     if "language" in written:
         lines += ["", "The language model alone answers text:", "", "```python", *_LOAD, "```"]
     if "projector" in written:

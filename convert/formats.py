@@ -58,7 +58,7 @@ class HuggingFace:
         self.parts = tuple(kept)
         self.notes = _notes(stored)
         if "vision" in stored.parts and "vision" not in kept:
-            self.notes.append(f"left out: vision, which is {stored.origin('vision')} unchanged")
+            self.notes.append(f"left out: vision, which is {stored.origin('vision')}, not trained")
         self._tokenizer: tuple[Path, Tokenizer] | None = None
         if "language" in kept:
             self._tokenizer = _tokenizer(stored, wish)

@@ -262,7 +262,9 @@ def _from_python(path: str, argument: str) -> ConfigDict:
     except (UserError, KeyboardInterrupt):
         raise
     except Exception as error:
-        message = " ".join(str(error).strip("\"'").replace("\\n", " ").split())
+        # A KeyError's text is the quoted one.
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        message = " ".join(str(text).replace("\\n", " ").split())
         raise UserError(f"{path}: {type(error).__name__}: {message}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config must return a configuration, found {config!r}")

@@ -112,13 +112,15 @@ class Checkpoints:
         except _WRITING as error:
             self._failed(error)
 
-    def finish(self, state: TrainState, meta: Mapping[str, Any]) -> None:
-        """Writes `state` if it does not stand yet, and waits for it.
+    def finish(
+        self, state: TrainState, meta: Mapping[str, Any], score: float | None = None
+    ) -> None:
+        """Writes `state` as `save` does, if it does not stand yet, and waits for it.
 
         Raises:
           UserError: it cannot be written.
         """
-        self.save(state, meta)
+        self.save(state, meta, score)
         self._finish()
         if self._retry_at == math.inf:
             return

@@ -167,8 +167,8 @@ class _Updates:
             batch, lost = self._feed.take(self._computing)
         except Exception as error:
             self._health.check(self._recent, made)
-            if jax.process_count() == 1:
-                self._keep(made)
+            if made and jax.process_count() == 1:
+                self._checkpoints.finish(self._state, self._run.meta(made))
             if self._stop:
                 # A scheduler asks worker processes too, which end at once.
                 raise self._stop.answer(f"the checkpoint of update {made} stands") from error
@@ -197,18 +197,14 @@ class _Updates:
             self._write(done, found)
         # Not while updates are skipped: what made them so may be in the parameters.
         save = (save or found) and not self._health.streak
-        if final or stop or save:
-            self._checkpoints.save(self._state, self._run.meta(done) | found, self._score(found))
+        kept = self._state, self._run.meta(done) | found, self._score(found)
         if final or stop:
-            self._keep(done)
+            self._checkpoints.finish(*kept)
+            self._alive()
+        elif save:
+            self._checkpoints.save(*kept)
         if stop and not final:
             raise self._stop.answer(f"the checkpoint of update {done} stands")
-
-    def _keep(self, done: int) -> None:
-        """Waits until the checkpoint of update `done` stands."""
-        if done:
-            self._checkpoints.finish(self._state, self._run.meta(done))
-        self._alive()
 
     def _validate(self, done: int) -> dict[str, float]:
         self._health.check(self._recent, done)
