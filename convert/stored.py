@@ -11,11 +11,11 @@ import orbax.checkpoint as ocp
 from convert import parts
 from convert.source import Entry
 from convert.store import HUGGING_FACE
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, first_line
 from jaxvlm.models.adapted import adapters_of, layers_of, merged, plain_path, run_paths
 from jaxvlm.models.lora import is_adapter
 from jaxvlm.models.qwen3 import Qwen3Config
-from jaxvlm.models.vlm import vlm_config
+from jaxvlm.models.vlm import PARTS, vlm_config
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training import checkpoints, weights
 from jaxvlm.training.frozen import check_frozen, kept_folder, kept_shapes
@@ -81,8 +81,7 @@ def _read(path: str, folder: Path) -> np.ndarray:
         with ocp.PyTreeCheckpointer() as reader:
             return flatten(reader.restore(folder, args=arguments))[path]
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0][:300]
-        raise UserError(f"{path!r} in {folder} is damaged ({reason})") from error
+        raise UserError(f"{path!r} in {folder} is damaged ({first_line(error)})") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +162,7 @@ def _open_weights(name: str) -> Stored:
 def _open_checkpoint(folder: Path, overrides: list[str]) -> Stored:
     config = run_config(folder, overrides)
     model = vlm_config(config.model)
-    found = {
-        part: sizes
-        for part in ("vision", "projector", "geometry", "language")
-        if (sizes := getattr(model, part)) is not None
-    }
+    found = {part: sizes for part in PARTS if (sizes := getattr(model, part)) is not None}
     shapes = abstract_parameters(model)
     groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
     check_frozen(folder, config, groups)

@@ -170,7 +170,7 @@ def default() -> ConfigDict:
                 # Rows a device and micro-batch; micro-batches an update.
                 "rows_per_device": 1,
                 "accumulation": 8,
-                # "none", "dots" or "full": what the language model recomputes backwards.
+                # "none", "dots" or "full": what is recomputed backwards, layer by layer.
                 "remat": "full",
                 "log_every": 1,
                 "save_every": 50,
@@ -318,10 +318,8 @@ def _checked(name: str, current: object, value: object) -> object:
     if not isinstance(value, (type(current), *optional)) or (
         isinstance(value, bool) != isinstance(current, bool)
     ):
-        raise UserError(
-            f"configuration field {name!r} expects {type(current).__name__} like {current!r}, "
-            f"found {value!r}"
-        )
+        expected = "text or None" if optional else f"{type(current).__name__} like {current!r}"
+        raise UserError(f"configuration field {name!r} expects {expected}, found {value!r}")
     return value
 
 

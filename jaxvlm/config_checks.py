@@ -96,6 +96,8 @@ def check(config) -> None:
             raise UserError(
                 f"data.{name}={config.data[name]} is no multiple of model.vision.patch_size={patch}"
             )
+    if config.init_from == "":
+        raise UserError("init_from='': expected the workdir of a run, or None")
     _check_features(config)
 
 

@@ -13,3 +13,8 @@ class Requeue(Exception):
 
     Entry points print it and leave with exit code 75, "try again later" in sysexits.h.
     """
+
+
+def first_line(error: BaseException | str) -> str:
+    """What fits into a message of another's error."""
+    return (str(error).splitlines() or [""])[0][:300]

@@ -26,11 +26,11 @@ def main(flags: argparse.Namespace) -> None:
     from jaxvlm.training.processes import join
     from jaxvlm.workdir import open_workdir
 
-    if flags.coordinator is not None:
-        join(flags.coordinator, flags.num_processes, flags.process_id)
     name = flags.config.removesuffix(".py").replace(".py:", "_")
     folder = flags.workdir or Path("runs") / Path(name).name
     with open_workdir(folder, locks=not flags.process_id) as workdir:
+        if flags.coordinator is not None:
+            join(flags.coordinator, flags.num_processes, flags.process_id)
         train(config, workdir, flags.resume_from)
 
 
@@ -41,6 +41,8 @@ def _check_processes(flags: argparse.Namespace) -> None:
         return
     if None in given:
         raise UserError("--coordinator, --num_processes and --process_id belong together")
+    if flags.num_processes < 1:
+        raise UserError(f"--num_processes {flags.num_processes}: expected at least 1")
     if not 0 <= flags.process_id < flags.num_processes:
         raise UserError(
             f"--process_id {flags.process_id}: expected 0 to {flags.num_processes - 1}, less than "

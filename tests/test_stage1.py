@@ -103,7 +103,8 @@ def weights(monkeypatch, tmp_path, parts=PARTS, **names):
 def test_missing_weights_are_answered_with_the_commands_that_make_them(monkeypatch, tmp_path):
     told = weights(monkeypatch, tmp_path)
     for command in (
-        "convert.import_torch vggt facebook/VGGT-1B-Commercial third_party/vggt/jaxvlm",
+        "convert.import_torch vggt facebook/VGGT-1B-Commercial third_party/vggt/jaxvlm "
+        "--dtype bfloat16",
         "convert.import_torch qwen3 Qwen/Qwen3-4B-Instruct-2507 third_party/qwen3/jaxvlm",
     ):
         assert f"python -m {command}" in told

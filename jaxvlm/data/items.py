@@ -118,7 +118,9 @@ def _mapped(path: Path) -> np.ndarray:
         if not empty:
             return np.memmap(path, np.uint8, "r")
     except FileNotFoundError:
-        raise UserError(f"record file {str(path)!r} does not exist; check the path") from None
+        raise UserError(
+            f"record file {str(path)!r} does not exist; make it (docs/data.md), or check the path"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"record file {str(path)!r} cannot be read: {error}") from None
     raise UserError(f"{path}: the file holds no records (it is empty)")

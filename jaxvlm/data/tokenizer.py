@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, first_line
 
 # Tokenizers shipped in the package, by name.
 BUILT_IN = {"jaxvlm:rooms": Path(__file__).parent.parent / "assets" / "rooms_tokenizer"}
@@ -38,10 +38,9 @@ class Tokenizer:
         try:
             self._fast = PreTrainedTokenizerFast.from_pretrained(source)
         except Exception as error:  # The library raises every kind for a broken file.
-            first = str(error).split("\n")[0]
             raise UserError(
-                f"text.tokenizer={name!r} cannot be loaded ({first}); give a folder with "
-                "tokenizer.json, a hub name such as 'Qwen/Qwen3-4B-Instruct-2507', or "
+                f"text.tokenizer={name!r} cannot be loaded ({first_line(error)}); give a folder "
+                "with tokenizer.json, a hub name such as 'Qwen/Qwen3-4B-Instruct-2507', or "
                 f"one of {sorted(BUILT_IN)}"
             ) from None
         # Qwen3 counts <think> and the like among its plain tokens; only special ones can be split.

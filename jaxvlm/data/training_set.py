@@ -137,20 +137,47 @@ def _reading(config) -> dict:
     }
 
 
-def training_rows(config, count: int, vision: str | None = None) -> Rows:
-    """The training split as `count` packed rows, everything checked.
+@dataclasses.dataclass(frozen=True)
+class _Tokenized:
+    """What the files of a split say; each sample has an answer."""
+
+    sources: Sequence[Source]
+    records: Joined
+    samples: list[Sample]
+
+
+def run_rows(config, count: int, vision: str | None = None) -> tuple[Rows, Rows | None]:
+    """The rows that a run trains on, and those of its validation, everything checked.
 
     Args:
       config: the configuration.
       count: rows of the whole run.
       vision: what VGGT's weights are: a feature cache must be of the same. None asks nothing.
 
+    Returns:
+      `count` packed rows of the training split; and one epoch of validation, or None without it.
+
     Raises:
       UserError: whatever is wrong with the records, images, tokenizer, sizes or feature cache.
     """
     data = config.data
-    sources = load_sources(data.train, data.image_roots, data.on_bad_record)
-    records, samples = _tokenized(config, sources)
+    read = _tokenized(config, data.train)
+    rows = _training_rows(config, read, count, vision)
+    if not config.train.eval_every:
+        return rows, None
+    return rows, _validation_rows(
+        config, _tokenized(config, data.val) if data.val else read, vision
+    )
+
+
+def training_rows(config, count: int, vision: str | None = None) -> Rows:
+    """The training split alone; see `run_rows`."""
+    return _training_rows(config, _tokenized(config, config.data.train), count, vision)
+
+
+def _training_rows(config, read: _Tokenized, count: int, vision: str | None) -> Rows:
+    data = config.data
+    sources, records, samples = read.sources, read.records, read.samples
     held_out = held_out_scenes({sample.scene for sample in samples}, data)
     fingerprint = [f"plan {VERSION}", *(source.fingerprint for source in sources)]
     if data.features.folder is None:
@@ -184,21 +211,16 @@ def training_rows(config, count: int, vision: str | None = None) -> Rows:
     return Rows(plan, builder, count, fingerprint, data.pack)
 
 
-def validation_rows(config, vision: str | None = None) -> Rows:
+def _validation_rows(config, read: _Tokenized, vision: str | None) -> Rows:
     """`train.eval_samples` samples that are not trained on, as rows of one epoch, all views shown.
 
     They are of `data.val`, or of the scenes that `data.held_out` holds back from `data.train`; the
     same ones in every run of the same seed.
-
-    Raises:
-      UserError: there are none, or whatever is wrong with them.
     """
     config = config.copy_and_resolve_references()
     data = config.data
     data.view_dropout = 0.0
-    specs = data.val or data.train
-    sources = load_sources(specs, data.image_roots, data.on_bad_record)
-    records, samples = _tokenized(config, sources)
+    records, samples = read.records, read.samples
     if not data.val:
         scenes = held_out_scenes({sample.scene for sample in samples}, data)
         samples = [sample for sample in samples if sample.scene in scenes]
@@ -236,8 +258,9 @@ def held_out_scenes(scenes: Iterable[str], data) -> set[str]:
     return {scene for scene in scenes if place(scene) < data.held_out}
 
 
-def _tokenized(config, sources: Sequence[Source]) -> tuple[Joined, list[Sample]]:
+def _tokenized(config, specs: Sequence) -> _Tokenized:
     """The records of all sources and their samples; each must have an answer."""
+    sources = load_sources(specs, config.data.image_roots, config.data.on_bad_record)
     records = Joined([source.records for source in sources])
     most_visual = len(visual_layout(config).index(config.data.num_views, True))
     tokenizer = load_tokenizer(config.text.tokenizer)
@@ -250,7 +273,7 @@ def _tokenized(config, sources: Sequence[Source]) -> tuple[Joined, list[Sample]]
     say_cut_views([sample.views for sample in samples], config.data.num_views)
     if shortened:
         say(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
-    return records, samples
+    return _Tokenized(sources, records, samples)
 
 
 def _laid_out(

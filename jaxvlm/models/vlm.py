@@ -19,6 +19,9 @@ from jaxvlm.models.qwen3 import Qwen3, Qwen3Config
 from jaxvlm.models.vggt.config import VGGTConfig
 from jaxvlm.models.vggt.model import VGGT
 
+# The parts of the model, by which parameters' paths begin; the weights of each can be imported.
+PARTS = ("vision", "projector", "geometry", "language")
+
 
 @dataclasses.dataclass(frozen=True)
 class VLMConfig:

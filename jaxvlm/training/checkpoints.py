@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jaxvlm.console import console
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, first_line
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training.processes import is_first, wait_for_all
 from jaxvlm.training.state import Params, TrainState
@@ -38,6 +38,8 @@ _FREE = ("data.num_workers", "train.log_every", "train.save_every", "train.keep"
          "train.accumulation", "data.features.folder", "optimizer.offload",
          "train.watchdog_minutes", "train.max_skipped", "train.eval_every",
          "train.eval_samples", "train.best_by")  # fmt: skip
+# The folder in a workdir of frozen parameters that came from another run, and its identity in meta.
+KEPT = "frozen"
 # What the storage library raises where it cannot write; for a full disk it is a ValueError.
 _WRITING = (OSError, ValueError)
 _RETRY_SECONDS = 60
@@ -60,16 +62,11 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        newest = checkpoint_managers.LatestN(self._keep)
-        best = checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics[_SCORE],
-            n=1,
-            keep_checkpoints_without_metrics=False,
+        self._scores = scores_in(self.folder)
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [checkpoint_managers.LatestN(self._keep), _Best(self._scores)]
         )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
-            step_prefix=None,
-        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, step_prefix=None)
         return ocp.CheckpointManager(self.folder.absolute(), options=options)
 
     def latest(self) -> int | None:
@@ -96,6 +93,8 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        if score is not None:
+            self._scores[step] = score
         try:
             self._manager.save(
                 step,
@@ -106,7 +105,6 @@ class Checkpoints:
                         {**meta, "step": step, _SCORE: score, "versions": versions()}
                     ),
                 ),
-                metrics=None if score is None else {_SCORE: score},
             )
             self._retry_at = math.inf
         except _WRITING as error:
@@ -137,14 +135,20 @@ class Checkpoints:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
+        if jax.process_count() > 1:
+            # The others wait for this one inside the storage library.
+            raise UserError(
+                f"a checkpoint could not be written to {self.folder}: {first_line(error)}. The "
+                "newest complete one stands; make room or mend the folder, and repeat the command"
+            ) from error
         self._retry_at = time.monotonic() + _RETRY_SECONDS
         console().print(
-            f"warning: a checkpoint could not be written to {self.folder}: {_first_line(error)}. "
+            f"warning: a checkpoint could not be written to {self.folder}: {first_line(error)}. "
             f"The newest complete one stands; trying again in {_RETRY_SECONDS} s, make room "
             "meanwhile"
         )
         # What was half written takes the room that the next one needs.
-        for draft in self.folder.glob("*.orbax-checkpoint-tmp*") if is_first() else ():
+        for draft in self.folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(draft, ignore_errors=True)
         # The manager may have lost count of what it was about to delete.
         self._manager = self._open()
@@ -174,7 +178,7 @@ class Checkpoints:
         if step not in found:
             raise UserError(
                 f"--resume_from {step}: {self.folder} holds no such update, but "
-                f"{', '.join(map(str, found)) or 'none'}"
+                f"{', '.join(map(str, found)) or 'no checkpoint at all'}"
             )
 
     def set_aside_behind(self, step: int) -> None:
@@ -187,8 +191,7 @@ class Checkpoints:
             (self.folder / str(other)).rename(place)
             console().print(f"the checkpoint of update {other} was moved to {place}")
         wait_for_all("later checkpoints are set aside")
-        if later:
-            self._manager = self._open()
+        self._manager = self._open()
 
     def close(self) -> None:
         """Waits for the writer."""
@@ -204,14 +207,39 @@ def steps_in(folder: Path) -> list[int]:
 
 def best_in(folder: Path) -> int | None:
     """The update with the highest score by validation, or None where there is none."""
+    return _highest(scores_in(folder))
+
+
+def scores_in(folder: Path) -> dict[int, float]:
+    """The scores by validation of the updates that have one; damaged checkpoints have none."""
     scores = {}
     for step in steps_in(folder):
         with contextlib.suppress(OSError, ValueError, UserError):
             score = read_meta(folder / str(step)).get(_SCORE)
             if score is not None:
                 scores[step] = score
-    # Of equals the later.
-    return max(scores, key=lambda step: (scores[step], step), default=None)
+    return scores
+
+
+def _highest(scores: Mapping[int, float]) -> int | None:
+    """The update with the highest score, of equals the later."""
+    finite = {step: score for step, score in scores.items() if math.isfinite(score)}
+    return max(finite, key=lambda step: (finite[step], step), default=None)
+
+
+class _Best(checkpoint_managers.PreservationPolicy):
+    """Keeps the update with the highest score, also of those that earlier starts of a run made."""
+
+    def __init__(self, scores: Mapping[int, float]):
+        """Takes scores that may become more."""
+        self._scores = scores
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """See `PreservationPolicy`."""
+        del context
+        standing = {info.step for info in checkpoints}
+        best = _highest({s: score for s, score in self._scores.items() if s in standing})
+        return [info.step == best for info in checkpoints]
 
 
 def _named(states: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -242,13 +270,9 @@ def _reading(folder: Path) -> Iterator[None]:
                 f"--resume_from {before[-1]} goes on"
             )
         raise UserError(
-            f"the checkpoint {folder} is damaged ({type(error).__name__}: {_first_line(error)}); "
+            f"the checkpoint {folder} is damaged ({type(error).__name__}: {first_line(error)}); "
             f"{hint}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:300]
 
 
 def restore_params(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
@@ -300,13 +324,14 @@ def check_same_run(stored: Mapping, current: Mapping, workdir: Path) -> None:
         if name not in _FREE and old.get(name) != new.get(name):
             raise UserError(
                 f"{workdir} holds a run with {name}={old.get(name)!r}, now it is "
-                f"{new.get(name)!r}; resume with the same value or choose another --workdir"
+                f"{new.get(name)!r}; resume with the same value, or choose another --workdir (with "
+                "init_from it begins with this run's parameters)"
             )
     if stored["position"] != current["position"]:
         raise UserError(
-            f"{workdir} holds a run that used {stored['position']} rows in {stored['step']} "
-            f"updates, now they would be {current['position']}; choose train.rows_per_device and "
-            "train.accumulation so that their product with the number of devices is as before"
+            f"{workdir} holds a run of {stored['position'] // stored['step']} rows an update, now "
+            f"they would be {current['position'] // stored['step']}; choose train.rows_per_device "
+            "and train.accumulation so that their product with the number of devices is as before"
         )
     if stored["data"] != current["data"]:
         raise UserError(
@@ -314,11 +339,22 @@ def check_same_run(stored: Mapping, current: Mapping, workdir: Path) -> None:
             "with; give it the same files and the same feature cache or none, or choose another "
             "--workdir"
         )
-    if stored["frozen"] != current["frozen"]:
+    check_same_frozen(stored["frozen"], current["frozen"], workdir)
+
+
+def check_same_frozen(stored: Mapping, current: Mapping, workdir: Path) -> None:
+    """Raises a UserError where frozen weights are not those that a run was trained beside."""
+    if stored.get(KEPT) != current.get(KEPT):
         raise UserError(
-            f"the frozen weights {current['frozen']} differ from those {workdir} was trained "
-            f"with, {stored['frozen']}; check the field 'weights' of these parts of the model"
+            f"{workdir / KEPT} is not there, or not the one that {workdir} was trained with: the "
+            "frozen parameters that came from init_from. Put it back, or a copy of it"
         )
+    for part in sorted(set(stored) | set(current)):
+        if stored.get(part) != current.get(part):
+            raise UserError(
+                f"the frozen weights of {part} are {current.get(part)}, {workdir} was trained with "
+                f"{stored.get(part)}; check model.{part}.weights"
+            )
 
 
 def _flat_config(config: Mapping) -> dict[str, Any]:

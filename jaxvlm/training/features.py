@@ -76,7 +76,7 @@ def cache_features(config, batch_sets: int) -> None:
         model = vlm_config(config.model)
         shapes = abstract_parameters(model)
         groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
-        weights = vision_identity(config, groups)
+        weights = vision_identity(config, groups, set())
         frame = framing(config)
         tokens = model.vision.tokens_per_view(frame.height, frame.width)
         width = 2 * model.vision.embed_dim

@@ -1,6 +1,7 @@
 """A run from configuration to the last checkpoint."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,9 +13,9 @@ from jax.sharding import Mesh
 from jaxvlm.config import to_json
 from jaxvlm.console import console, duration, progress
 from jaxvlm.data.pipeline import batches
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, first_line
 from jaxvlm.files import write_text
-from jaxvlm.training.checkpoints import Checkpoints, check_same_run, read_meta
+from jaxvlm.training.checkpoints import Checkpoints, best_in, check_same_run, read_meta
 from jaxvlm.training.feed import Feed
 from jaxvlm.training.frozen import keep
 from jaxvlm.training.health import Health, means
@@ -43,23 +44,32 @@ def train(config, workdir: Path, resume_from: int | None = None) -> None:
       Requeue: the run was asked to stop, and its updates are kept.
     """
     mesh: Mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    with jax.set_mesh(mesh), stop_requests() as stop:
+    several = jax.process_count() > 1
+    with (
+        jax.set_mesh(mesh),
+        stop_requests() as stop,
+        # One of several must not leave before the others know.
+        stop.deferred() if several else contextlib.nullcontext(),
+    ):
         checkpoints = Checkpoints(workdir, config.train.keep)
         try:
             if resume_from is not None:
                 checkpoints.check_holds(resume_from)
             step = checkpoints.latest() if resume_from is None else resume_from
-            run, state = prepare(config, workdir, mesh, resumes=step is not None)
+            resumed = None if step is None else checkpoints.folder / str(step)
+            run, state = prepare(config, workdir, mesh, resumed)
             print_start(run)
-            if step is not None:
-                state = _resume(run, state, checkpoints, step)
-            else:
-                keep(workdir, {path: run.frozen[path] for path in run.kept})
-            # Also when resuming: fields that do not change results may have.
-            if is_first():
-                write_text(workdir / "config.json", to_json(config))
             with watchdog(config.train.watchdog_minutes) as alive:
+                if step is not None:
+                    state = _resume(run, state, checkpoints, step)
+                else:
+                    keep(workdir, {path: run.frozen[path] for path in run.kept}, run.origin)
+                # Also when resuming: fields that do not change results may have.
+                if is_first():
+                    write_text(workdir / "config.json", to_json(config))
+                alive()
                 _Updates(run, state, checkpoints, stop, alive).make()
+                checkpoints.close()
         finally:
             checkpoints.close()
 
@@ -126,9 +136,11 @@ class _Updates:
                 sums = self._update(steps, sums, step)
                 advance()
                 self._after(step + 1)
+        best = best_in(self._checkpoints.folder)
         console().print(
-            f"all {last} updates stand in {run.workdir}; next: python -m jaxvlm.evaluate "
-            f"--checkpoint {run.workdir}"
+            f"all {last} updates stand in {run.workdir}"
+            + (f", the best by validation is {best}" if best is not None else "")
+            + f"; next: python -m jaxvlm.evaluate --checkpoint {run.workdir}"
         )
 
     def _stream(self):
@@ -144,15 +156,14 @@ class _Updates:
 
     def _update(self, steps: Steps, sums: Sums, step: int) -> Sums:
         """Makes update `step` (from 0); returns empty sums."""
-        accumulation = self._config.train.accumulation
+        accumulation, seed = self._config.train.accumulation, jax.random.key(self._config.seed)
         for micro in range(accumulation):
             batch = self._batch(step)
             # No more than two micro-batches are under way: each has a batch of its own.
             jax.block_until_ready(self._before)
             self._alive()
             self._before = self._computing
-            number = step * accumulation + micro
-            key = jax.random.fold_in(jax.random.key(self._config.seed), number)
+            key = jax.random.fold_in(jax.random.fold_in(seed, step), micro)
             sums = steps.accumulate(self._state.params, self._run.frozen, sums, batch, key)
             # The sums themselves are given up in the next micro-batch.
             self._computing = jnp.copy(sums.loss)
@@ -167,11 +178,13 @@ class _Updates:
             batch, lost = self._feed.take(self._computing)
         except Exception as error:
             self._health.check(self._recent, made)
-            if made and jax.process_count() == 1:
-                self._checkpoints.finish(self._state, self._run.meta(made))
-            if self._stop:
-                # A scheduler asks worker processes too, which end at once.
-                raise self._stop.answer(f"the checkpoint of update {made} stands") from error
+            # Of several processes the others are not here.
+            if jax.process_count() == 1:
+                if made:
+                    self._checkpoints.finish(self._state, self._run.meta(made))
+                if self._stop:
+                    # Workers that had just started ended with the same signal.
+                    raise self._stop.answer(f"the updates up to {made} are kept") from error
             if "Worker process" in str(error):
                 raise _killed_worker(error, made) from error
             raise
@@ -184,7 +197,7 @@ class _Updates:
         asked = train.eval_every and (done % train.eval_every == 0 or final)
         found = self._validate(done) if asked else {}
         # Asked once: a signal may come at any line.
-        stop, retry = self._agreed(bool(self._stop), self._checkpoints.due())
+        stop, retry = self._agreed(bool(self._stop)), self._checkpoints.due()
         log = done % train.log_every == 0 or final or stop or asked
         save = done % train.save_every == 0 or retry
         if done == self._first + 1 and not log:
@@ -215,7 +228,8 @@ class _Updates:
         if not found:
             return None
         by_loss = self._config.train.best_by == "loss"
-        return -found["val_loss"] if by_loss else found["val_exact_match"]
+        score = -found["val_loss"] if by_loss else found["val_exact_match"]
+        return score if math.isfinite(score) else None
 
     def _write(self, done: int, found: Mapping[str, float]) -> None:
         """Logs the updates since the last time, and what validation `found`."""
@@ -231,7 +245,7 @@ class _Updates:
 
 def _killed_worker(error: Exception, step: int) -> UserError:
     return UserError(
-        f"after update {step}: {str(error).splitlines()[0]} (was the memory full?); fewer "
+        f"after update {step}: {first_line(error)} (was the memory full?); fewer "
         "data.num_workers need less of it. The same command goes on from here"
     )
 

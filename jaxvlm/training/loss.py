@@ -40,11 +40,13 @@ def label_scores(
         for name in (*names, "view_counts", "geometry")
     }
     visual_of = model.project if "features" in batch else model.encode
-    visual = visual_of(**per_set, remat=remat, dropout_key=dropout_key)
+    # Each part draws from keys of its own.
+    keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+    visual = visual_of(**per_set, remat=remat, dropout_key=keys[0])
     visual = visual.reshape(rows, sets * visual.shape[1], visual.shape[2])
     x = model.embed(batch["tokens"], batch["visual_index"], visual)
     hidden = model.language(
-        x, batch["positions"], batch["segment_ids"], remat=remat, dropout_key=dropout_key
+        x, batch["positions"], batch["segment_ids"], remat=remat, dropout_key=keys[1]
     )
     at_labels = jnp.take_along_axis(hidden, batch["label_positions"][..., None], axis=1)
     return _scores(model, at_labels, batch["labels"])

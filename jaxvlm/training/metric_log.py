@@ -1,6 +1,9 @@
 """Metrics of a run: lines on the console, JSON lines, TensorBoard."""
 
+import contextlib
+import errno
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,23 +18,59 @@ class MetricLog:
 
     def __init__(self, workdir: Path, step: int, max_steps: int):
         """Opens the logs; lines behind `step` are of a run that was cut off and are dropped."""
-        self._path = workdir / "metrics.jsonl"
+        self._path, self._logs = workdir / "metrics.jsonl", workdir / "logs"
         self._max_steps = max_steps
         write_text(self._path, "".join(_lines(self._path, step)))
-        self._file = self._path.open("a", encoding="utf-8")
-        purge = step + 1 if step else None
-        self._board = SummaryWriter(str(workdir / "logs"), purge_step=purge)
-        self._console = console()
+        self._waiting: list[dict] = []
+        self._board = self._open_board(step + 1 if step else None)
 
     def write(self, step: int, metrics: Mapping[str, float | None], eta: str) -> None:
-        """Records the metrics since the last time; None is what no update had."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            if value is None:
-                continue
-            self._board.add_scalar(name, value, step)
-        self._console.print(
+        """Records the metrics since the last time; None is what no update had.
+
+        What cannot be written, on a full disk, waits for the next time.
+        """
+        self._waiting.append({"step": step, **metrics})
+        try:
+            before = self._path.stat().st_size
+            self._append(before)
+        except OSError as error:
+            if len(self._waiting) == 1:
+                console().print(
+                    f"warning: {self._path} cannot be written: {error.strerror}; its lines wait"
+                )
+        else:
+            self._show_board()
+        self._print(step, metrics, eta)
+
+    def _append(self, before: int) -> None:
+        """Writes the lines that wait behind the `before` bytes of the file, or none of them."""
+        lines = "".join(json.dumps(line) + "\n" for line in self._waiting)
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                written = file.write(lines.encode())
+            if written < len(lines.encode()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.truncate(self._path, before)
+            raise
+
+    def _show_board(self) -> None:
+        """Hands the lines that waited to TensorBoard."""
+        if len(self._waiting) > 1:
+            # A writer that could not write has ended.
+            self._board = self._open_board(None)
+        for line in self._waiting:
+            for name, value in line.items():
+                if name != "step" and value is not None:
+                    self._board.add_scalar(name, value, line["step"])
+        self._waiting = []
+
+    def _open_board(self, purge: int | None) -> SummaryWriter:
+        # Without a limit of what may wait: a writer that has ended would make training wait for it.
+        return SummaryWriter(str(self._logs), purge_step=purge, max_queue=0)
+
+    def _print(self, step: int, metrics: Mapping[str, float | None], eta: str) -> None:
+        console().print(
             f"Step {step}/{self._max_steps}  Loss {_shown(metrics['loss'], 4)}  "
             f"token accuracy {_shown(metrics['token_accuracy'], 3)}  "
             f"lr×{metrics['schedule']:.3f}  grad {_shown(metrics['gradient_norm'], 2)}  "
@@ -49,8 +88,8 @@ class MetricLog:
 
     def close(self) -> None:
         """Flushes everything."""
-        self._file.close()
-        self._board.close()
+        with contextlib.suppress(OSError):
+            self._board.close()
 
 
 class NoLog:

@@ -53,6 +53,9 @@ def _command(part: str, folder: Path) -> str:
     elif _holds_pytorch(folder.parent) and folder.parent != Path():
         source = folder.parent
     command = f"python -m convert.import_torch {kind} {source} {dest}"
+    if part == "vision":
+        # Frozen, as a rule, and computed in bfloat16: half the room.
+        command += " --dtype bfloat16"
     if dest == folder:
         return command
     return f"{command} (then model.{part}.weights={dest})"

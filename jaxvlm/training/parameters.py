@@ -8,6 +8,7 @@ import numpy as np
 from jax import ShapeDtypeStruct
 
 from jaxvlm.errors import UserError
+from jaxvlm.models.lora import is_adapter
 
 FROZEN = "frozen"
 
@@ -64,6 +65,25 @@ def _compile(
         return re.compile(rule[0]), Group(name, not suffix)
     except re.error as error:
         raise UserError(f"the rule {tuple(rule)!r} is no regular expression: {error}") from None
+
+
+def check_adapters(groups: Mapping[str, Group]) -> None:
+    """Raises a UserError where adapters do not learn, or the kernels beside them do."""
+    for path in filter(is_adapter, groups):
+        if groups[path].name == FROZEN:
+            raise UserError(
+                f"'parameters' freezes the adapter {path!r}, which would stay without effect: put "
+                "('language/.*lora_[ab]', 'lora') before the rule that does, or set "
+                "model.language.lora.rank=0"
+            )
+        kernel = f"{path.rpartition('/')[0]}/kernel"
+        if groups[kernel].name != FROZEN:
+            raise UserError(
+                f"'parameters' lets {kernel!r} learn, and so does the adapter beside it. Put "
+                "('language/.*lora_[ab]', 'lora'), ('language/.*', 'frozen') before the other "
+                "rules for the language model (as configs/stage1.py:lora does), or set "
+                "model.language.lora.rank=0"
+            )
 
 
 def trainable(groups: Mapping[str, Group]) -> set[str]:

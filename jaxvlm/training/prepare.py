@@ -6,15 +6,24 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from jaxvlm.config import to_json
 from jaxvlm.console import console, print_table
-from jaxvlm.data.training_set import Rows, training_rows, validation_rows
+from jaxvlm.data.training_set import Rows, run_rows
 from jaxvlm.models.lora import is_adapter
 from jaxvlm.models.vlm import VLMConfig, vlm_config
-from jaxvlm.training.frozen import frozen_identity, kept_shapes, restore_kept, vision_identity
+from jaxvlm.training.frozen import (
+    check_kept,
+    frozen_identity,
+    kept_origin,
+    kept_shapes,
+    restore_kept,
+    vision_identity,
+)
 from jaxvlm.training.inherit import Inheritance
 from jaxvlm.training.missing import check_weights
 from jaxvlm.training.optimizer import Optimizer, Params, make_optimizer
-from jaxvlm.training.parameters import Group, assign_groups, summary, trainable
+from jaxvlm.training.parameters import Group, assign_groups, check_adapters, summary, trainable
+from jaxvlm.training.processes import check_alike
 from jaxvlm.training.setup import all_parameters, compute_dtype
 from jaxvlm.training.state import (
     TrainState,
@@ -38,6 +47,8 @@ class Run:
       model: sizes, without VGGT where its features are read from a cache.
       frozen: the frozen parameters.
       kept: the paths of those of them that came from another run.
+      identity: of the frozen parameters.
+      origin: what tells the run that they came from from others.
       validation: the rows of the held-out samples, or None.
     """
 
@@ -48,7 +59,9 @@ class Run:
     validation: Rows | None
     groups: dict[str, Group]
     frozen: Params
-    kept: set[str]
+    kept: list[str]
+    identity: dict[str, str]
+    origin: str | None
     optimizer: Optimizer
     workdir: Path
 
@@ -67,21 +80,22 @@ class Run:
         return {
             "position": step * self.rows_per_update,
             "config": self.config.to_dict(),
-            "frozen": frozen_identity(self.config, self.groups, self.kept),
+            "frozen": self.identity,
             "data": self.rows.fingerprint,
             "mesh": dict(self.mesh.shape),
             "processes": jax.process_count(),
         }
 
 
-def prepare(config, workdir: Path, mesh: Mesh, resumes: bool) -> tuple[Run, TrainState]:
+def prepare(config, workdir: Path, mesh: Mesh, resumed: Path | None) -> tuple[Run, TrainState]:
     """A run before its first update.
 
     Args:
       config: checked.
       workdir: of the run.
       mesh: devices.
-      resumes: the state will come from a checkpoint; the one given back is abstract.
+      resumed: the folder of the update that the state will come from; the state given back is
+        abstract then. None for a new run, which begins.
 
     Raises:
       UserError: anything wrong with what the user gave.
@@ -89,9 +103,15 @@ def prepare(config, workdir: Path, mesh: Mesh, resumes: bool) -> tuple[Run, Trai
     model = vlm_config(config.model)
     shapes = abstract_parameters(model)
     groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+    check_adapters(groups)
     learning = trainable(groups)
-    other = Inheritance(config, model) if config.init_from is not None and not resumes else None
-    elsewhere = other.paths if other else learning | set(kept_shapes(workdir)) if resumes else set()
+    elsewhere, other, origin = set(), None, None
+    if resumed is not None:
+        check_kept(resumed)
+        elsewhere, origin = learning | set(kept_shapes(workdir)), kept_origin(workdir)
+    elif config.init_from is not None:
+        other = Inheritance(config, model)
+        elsewhere, origin = other.paths, other.origin
     kept = elsewhere - learning
     named = {path for path in set(shapes) - elsewhere if not is_adapter(path)}
     check_weights(config.model, {path.split("/")[0] for path in named})
@@ -103,8 +123,17 @@ def prepare(config, workdir: Path, mesh: Mesh, resumes: bool) -> tuple[Run, Trai
     )
     cached = config.data.features.folder is not None
     vision = vision_identity(config, groups, kept) if cached else None
-    rows = training_rows(config, rows_total, vision)
-    validation = validation_rows(config, vision) if config.train.eval_every else None
+    rows, validation = run_rows(config, rows_total, vision)
+    identity = frozen_identity(config, groups, kept, origin)
+    check_alike(
+        {
+            "configuration": to_json(config),
+            "update to begin with": resumed,
+            "records in data.train": rows.fingerprint,
+            "frozen weights": identity,
+            "number of devices": jax.local_device_count(),
+        }
+    )
     likes = placed_parameters(model, groups, compute_dtype(config), mesh)
     likes = {p: like for p, like in likes.items() if not (cached and p.startswith("vision/"))}
     skip = elsewhere | (set(shapes) - set(likes))
@@ -113,14 +142,19 @@ def prepare(config, workdir: Path, mesh: Mesh, resumes: bool) -> tuple[Run, Trai
         parameters |= other.parameters(likes, mesh)
     elif kept:
         parameters |= restore_kept(workdir, {p: likes[p] for p in kept})
+    # In the order of the model, which is the same in every process.
+    learning = [path for path in shapes if path in learning]
     optimizer = make_optimizer(
         {p: groups[p] for p in learning}, config.optimizer, config.train.max_steps
     )
     if cached:
         model = dataclasses.replace(model, vision=None)
-    frozen = {p: leaf for p, leaf in parameters.items() if p not in learning}
-    run = Run(config, model, mesh, rows, validation, groups, frozen, kept, optimizer, workdir)
-    if resumes:
+    frozen = {p: parameters[p] for p in likes if p not in learning}
+    run = Run(
+        config, model, mesh, rows, validation, groups, frozen, sorted(kept), identity, origin,
+        optimizer, workdir,
+    )  # fmt: skip
+    if resumed is not None:
         return run, abstract_state({p: likes[p] for p in learning}, optimizer, mesh)
     return run, new_state({p: parameters[p] for p in learning}, optimizer, mesh)
 

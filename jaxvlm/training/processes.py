@@ -1,4 +1,7 @@
-"""Several processes that train together: how they find each other, and agree on what to do next."""
+"""Several processes that train together: how they find each other, and stay together."""
+
+import hashlib
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -6,7 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvlm.console import silence
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, first_line
 from jaxvlm.training.mesh import batch_sharding
 
 
@@ -21,15 +24,15 @@ def join(coordinator: str, count: int, index: int) -> None:
     Raises:
       UserError: they do not find each other.
     """
+    if index:
+        silence()
     try:
         jax.distributed.initialize(coordinator, count, index)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"process {index} of {count} did not find the others at {coordinator}: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
-    if index:
-        silence()
 
 
 def is_first() -> bool:
@@ -40,6 +43,28 @@ def is_first() -> bool:
 def wait_for_all(name: str) -> None:
     """Returns when every process has come here."""
     multihost_utils.sync_global_devices(name)
+
+
+def check_alike(facts: Mapping[str, str]) -> None:
+    """Checks that all processes know the same, whose names are the same everywhere.
+
+    Raises:
+      UserError: the first fact of this process that differs from the first process's.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [hashlib.sha256(str(value).encode()).digest() for value in facts.values()]
+    mine = np.frombuffer(b"".join(digests), np.uint8).reshape(len(facts), -1)
+    everywhere = multihost_utils.process_allgather(mine)
+    for index, name in enumerate(facts):
+        others = [
+            p for p, theirs in enumerate(everywhere) if (theirs != everywhere[0])[index].any()
+        ]
+        if others:
+            raise UserError(
+                f"process {others[0]} does not have the same {name} as process 0; start all "
+                "processes with the same command, from the same files"
+            )
 
 
 class Agreement:
@@ -53,14 +78,14 @@ class Agreement:
         """Compiles nothing yet."""
         self._split = batch_sharding(mesh)
         whole = NamedSharding(mesh, PartitionSpec())
-        self._any = jax.jit(lambda wishes: wishes.any(0), out_shardings=whole)
+        self._any = jax.jit(lambda wishes: wishes.any(), out_shardings=whole)
         self._asked: jax.Array | None = None
 
-    def __call__(self, *wishes: bool) -> tuple[bool, ...]:
-        """Which of the wishes any process has; every process must call it as often."""
+    def __call__(self, wish: bool) -> bool:
+        """Whether any process has the wish; every process must call it as often."""
         if jax.process_count() == 1:
-            return wishes
-        mine = np.tile(np.array(wishes), (jax.local_device_count(), 1))
+            return wish
+        mine = np.full(jax.local_device_count(), wish)
         before = self._asked
         self._asked = self._any(jax.make_array_from_process_local_data(self._split, mine))
-        return (False,) * len(wishes) if before is None else tuple(np.asarray(before).tolist())
+        return before is not None and bool(before)

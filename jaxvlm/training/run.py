@@ -31,9 +31,15 @@ def find_checkpoint(path: Path, asked_by: str = _FLAG) -> Path:
       UserError: there is no checkpoint.
     """
     path = path.resolve()
+    if path.parent.name == "checkpoints" and not path.is_dir():
+        found = ", ".join(map(str, steps_in(path.parent))) or "no checkpoint at all"
+        raise UserError(f"{asked_by} {path} does not exist; {path.parent} holds {found}")
     if (path / "params").is_dir():
         return path
-    folder = path / "checkpoints"
+    if path.is_file():
+        raise UserError(f"{asked_by} {path} is a file; give the --workdir of a run")
+    workdir = path.parent if path.name == "checkpoints" else path
+    folder = workdir / "checkpoints"
     best = best_in(folder)
     if best is not None:
         return folder / str(best)

@@ -9,8 +9,7 @@ from jaxvlm.errors import UserError
 from jaxvlm.models.adapted import layers_of, plain_path
 from jaxvlm.models.lora import is_adapter
 from jaxvlm.models.qwen3 import Qwen3Config
-from jaxvlm.models.vlm import VLMConfig
-from jaxvlm.training.frozen import PARTS
+from jaxvlm.models.vlm import PARTS, VLMConfig
 from jaxvlm.training.parameters import Group
 from jaxvlm.training.state import Params, initial_parameters, placed_parameters
 from jaxvlm.training.weights import check_model, load_weights
@@ -75,10 +74,14 @@ def _load(name: str, like: dict[str, jax.ShapeDtypeStruct], language: Qwen3Confi
             shape = (language.num_layers, *leaf.shape[1:])
             leaf = jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
         wanted[plain_path(path)] = leaf
-    loaded = load_weights(name, wanted)
-    return {
-        path: loaded[path]
-        if layers[path] is None
-        else loaded[plain_path(path)][layers[path]].astype(leaf.dtype, device=leaf.sharding)
-        for path, leaf in like.items()
-    }
+    loaded, params = load_weights(name, wanted), {}
+    # One stack after the other, so that none is held twice for long.
+    for path in sorted(like, key=lambda path: (plain_path(path), path)):
+        if layers[path] is None:
+            params[path] = loaded.pop(path)
+            continue
+        part = loaded[plain_path(path)][layers[path]]
+        params[path] = part.astype(like[path].dtype, device=like[path].sharding)
+        if path == plain_path(path):
+            del loaded[path]
+    return params

@@ -21,27 +21,33 @@ class StopRequest:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, the first request is only noted; the second ends the process as always."""
-        self._deferring = True
+        """Within, requests are only noted; a second Ctrl-C ends the process as always."""
+        before, self._deferring = self._deferring, True
         try:
             yield
         finally:
-            self._deferring = False
+            self._deferring = before
 
     def answer(self, kept: str) -> BaseException:
         """What to raise when everything is `kept`."""
         name = self._asked.name if self._asked else "a signal to another process"
-        if self._asked is signal.SIGINT:
-            return KeyboardInterrupt(f"{name}: {kept}")
-        return Requeue(f"stopped by {name}: {kept}; the same command goes on from here")
+        text = f"{name}: {kept}; the same command goes on from here"
+        return (
+            KeyboardInterrupt(text)
+            if self._asked is signal.SIGINT
+            else Requeue(f"stopped by {text}")
+        )
 
     def handle(self, number: int, frame: object) -> None:
         """The signal handler."""
         first, self._asked = self._asked is None, signal.Signals(number)
-        if self._deferring and first:
-            print(f"{self._asked.name}: stopping after this update", flush=True)
-        else:
-            raise self.answer("nothing is lost" if first else "asked twice, updates may be lost")
+        if not self._deferring:
+            raise self.answer("nothing is lost")
+        if first:
+            print(f"{self._asked.name}: stopping after this update, or as soon as it is compiled "
+                  "(Ctrl-C ends at once)", flush=True)  # fmt: skip
+        elif self._asked is signal.SIGINT:
+            raise self.answer("asked twice, updates after the newest checkpoint are lost")
 
 
 @contextlib.contextmanager

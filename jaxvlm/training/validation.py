@@ -6,6 +6,7 @@ those before it; so one pass over question and answer tells what decoding token 
 Axes: B rows, L labels a row.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
@@ -13,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxvlm.console import say
 from jaxvlm.data.training_set import Rows
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm
 from jaxvlm.paths import unflatten
+from jaxvlm.training.feed import Feed
 from jaxvlm.training.loss import Batch, label_scores
 from jaxvlm.training.mesh import batch_sharding
 from jaxvlm.training.optimizer import Params
@@ -67,25 +70,30 @@ class Validation:
 
         `alive` is called after every batch.
         """
-        total = np.zeros(4)
-        for batch in self._batches():
-            total += np.asarray(self._tally(params, frozen, batch))
-            alive()
-        loss, labels, exact, samples = total
+        tallies: list[jax.Array] = []
+        with contextlib.closing(Feed(self._batches(), self._sharding)) as feed:
+            for batch, lost in feed:
+                if lost:
+                    say(f"warning: {lost} samples of validation are left out, for their images "
+                        "cannot be read", warns=True)  # fmt: skip
+                tallies.append(self._tally(params, frozen, batch))
+                # No more than two batches are under way: each has a batch of its own.
+                jax.block_until_ready(tallies[-2:][0])
+                alive()
+        loss, labels, exact, samples = np.sum(jax.device_get(tallies), axis=0, dtype=np.float64)
         return {
             "val_loss": loss / max(labels, 1),
             "val_exact_match": exact / max(samples, 1),
             "val_samples": int(samples),
         }
 
-    def _batches(self) -> Iterator[Batch]:
-        """The rows of one epoch; what fills the last batch up counts for nothing."""
+    def _batches(self) -> Iterator[Mapping[str, np.ndarray]]:
+        """This process's rows of one epoch; what fills the last batch up counts for nothing."""
         count, size = len(self._rows), self._batch_rows
         share = size // jax.process_count()
         mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-        place = jax.make_array_from_process_local_data
         for first in range(0, count, size):
             arrays = self._rows.batch(first, first + size, mine)
-            arrays.pop("lost")
+            arrays["lost"][max(count - first - mine.start, 0) :] = 0
             arrays["label_weights"][max(count - first - mine.start, 0) :] = 0
-            yield {name: place(self._sharding, value) for name, value in arrays.items()}
+            yield arrays

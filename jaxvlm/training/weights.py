@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array
 
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, first_line
 from jaxvlm.files import write_text
 from jaxvlm.paths import flatten, unflatten
 
@@ -126,7 +126,7 @@ def load_weights(name: str, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[
         try:
             restored = reader.restore(folder, args=wish)
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0][:300]
+            reason = first_line(error)
             raise UserError(
                 f"the weights at {name!r} are damaged ({reason}); import them anew"
             ) from error

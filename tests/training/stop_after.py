@@ -1,4 +1,7 @@
-"""Trains like `python -m jaxvlm.train` and asks itself to stop: `stop_after.py UPDATE FLAGS`."""
+"""Trains like `python -m jaxvlm.train` and asks itself to stop: `stop_after.py UPDATE FLAGS`.
+
+Update 0 is for never. Most parameters are split over the devices, as those of a large model are.
+"""
 
 import os
 import signal
@@ -7,10 +10,12 @@ import sys
 import jax
 
 from jaxvlm import entry, train
-from jaxvlm.training import loop
+from jaxvlm.models import partition
+from jaxvlm.training import loop, mesh
 
 if __name__ == "__main__":
     last = int(sys.argv[1])
+    partition.WHOLE_BELOW = mesh.WHOLE_BELOW = 256
     update = loop._Updates._update
 
     def stopping(self, steps, sums, made):

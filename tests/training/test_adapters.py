@@ -16,6 +16,7 @@ from convert import export_torch
 from convert.stored import open_stored
 from jaxvlm.errors import UserError
 from jaxvlm.generation.restore import restore_answerer
+from jaxvlm.models import lora, perceiver
 from jaxvlm.models.adapted import merged
 from jaxvlm.models.lora import LoraConfig, is_adapter
 from jaxvlm.models.tree import load
@@ -102,6 +103,62 @@ def test_dropout_of_adapters_is_drawn_from_the_key(records, weights):
     keys = (None, None, jax.random.key(0), jax.random.key(0), jax.random.key(1))
     losses = [float(label_scores(model, made.batch(), "none", key)[0].sum()) for key in keys]
     assert losses[0] == losses[1] and losses[2] == losses[3] and len(set(losses)) == 3
+
+
+def test_every_place_draws_its_dropout_from_a_key_of_its_own(toy, records, weights, monkeypatch):
+    drawn = []
+
+    def recorded(x, rate, key):
+        if key is not None:
+            jax.debug.callback(
+                lambda bits: drawn.append(tuple(bits.tolist())), jax.random.key_data(key)
+            )
+        return x
+
+    for module in (lora, perceiver):
+        monkeypatch.setattr(module, "dropout", recorded)
+    config = configured(
+        records, weights, **LORA, parameters=RULES, model__language__lora__dropout=0.5,
+        model__projector__dropout=0.5, model__projector__num_layers=1,
+    )  # fmt: skip
+    made = make_toy(config)
+    model = load(abstract_vlm(made.model), unflatten({**made.trained, **made.frozen}))
+    label_scores(model, made.batch(), "none", jax.random.key(0))
+    jax.effects_barrier()
+    # Five adapted maps in each of two layers; in the projector attention, to itself too, and MLP.
+    assert len(drawn) >= 12 and len(set(drawn)) == len(drawn)
+
+
+def test_every_micro_batch_draws_its_dropout_from_a_key_of_its_own(records, tmp_path, monkeypatch):
+    make, drawn = loop.make_steps, []
+
+    def recorded(*arguments):
+        steps = make(*arguments)
+
+        def accumulate(params, frozen, sums, batch, key):
+            drawn.append(tuple(jax.random.key_data(key).tolist()))
+            return steps.accumulate(params, frozen, sums, batch, key)
+
+        return steps._replace(accumulate=accumulate)
+
+    monkeypatch.setattr(loop, "make_steps", recorded)
+    config = tiny.config_for(records, train__rows_per_device=1, train__accumulation=2)
+    loop.train(config, tmp_path)
+    assert len(drawn) == 12 and len(set(drawn)) == 12
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (RULES[:2] + RULES[3:], r"freezes the adapter .*lora_a', which would stay without effect"),
+        ((*RULES[:3], ("language/.*", "language")), r"kernel' learn, and so does the adapter"),
+    ],
+)
+def test_adapters_without_effect_or_beside_kernels_that_learn_are_refused(
+    records, weights, tmp_path, rules, message
+):
+    with pytest.raises(UserError, match=message):
+        loop.train(configured(records, weights, **LORA, parameters=rules), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from adapters import LORA, RULES, configured, scores
+import tiny
+from adapters import LORA, PARTS, RULES, configured, scores
 
 from convert.stored import open_stored
+from jaxvlm.config_checks import check
 from jaxvlm.errors import UserError
 from jaxvlm.training import loop
 from jaxvlm.training.frozen import kept_shapes
@@ -42,6 +44,7 @@ def parameters(workdir, step=None):
 
 def begun(config, workdir):
     """The parameters with which a run begins: those after an update that changes nothing."""
+    config = config.copy_and_resolve_references()
     for group in config.optimizer.learning_rate:
         config.optimizer.learning_rate[group] = 0.0
     config.train.max_steps = 1
@@ -130,12 +133,15 @@ def test_a_part_that_the_other_lacks_begins_anew(records, weights, tmp_path, cap
     without, work = tmp_path / "without", tmp_path / "work"
     loop.train(configured(records, weights, model__geometry__mode="none"), without)
     found = begun(configured(records, weights, init_from=str(without)), work)
-    assert "what it lacks of geometry begins anew" in " ".join(capsys.readouterr().out.split())
+    assert "new here: geometry" in " ".join(capsys.readouterr().out.split())
     imported = open_stored(str(weights), []).params
     other = parameters(without)
     for path, value in found.items():
         expected = imported if path.startswith("geometry/") else other
         np.testing.assert_array_equal(value, expected[path], err_msg=path)
+    config = configured(records, weights, init_from=str(work), model__geometry__mode="none")
+    begun(config, tmp_path / "back")
+    assert "its geometry is not used" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -143,10 +149,13 @@ def test_a_part_that_the_other_lacks_begins_anew(records, weights, tmp_path, cap
     [
         ({"init_from": "nowhere"}, "init_from .*nowhere holds no checkpoint"),
         (
-            {"model__language__num_heads": 4, "model__language__head_dim": 8},
-            "is a run with model.language.head_dim=16, the configuration says 8; set it as there",
+            {"model__language__num_heads": 4, "model__projector__ffn_dim": 64},
+            "sizes: --config.model.projector.ffn_dim=32 --config.model.language.num_heads=2",
         ),
-        ({"model__vision__weights": None}, "did not train all of vision.*=None are other weights"),
+        (
+            {"model__vision__weights": None},
+            "did not train all of vision.*=None are not these weights",
+        ),
         ({"text__tokenizer": "TOKENIZER"}, "tokens have other ids"),
     ],
 )
@@ -186,9 +195,66 @@ def test_other_weights_beside_it_are_refused(records, weights, first, toy, tmp_p
 def test_kept_weights_that_are_damaged_are_named(records, weights, first, tmp_path):
     config = configured(records, weights, **ADAPTED, init_from=str(first))
     loop.train(config, tmp_path)
-    for file in (tmp_path / "frozen").rglob("*"):
+    for file in (tmp_path / "frozen" / "params").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
     shutil.rmtree(tmp_path / "checkpoints" / "6")
     with pytest.raises(UserError, match=r"frozen.*is damaged.*another --workdir"):
         loop.train(config, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["gone", "another's"])
+def test_kept_weights_that_are_not_the_runs_own_are_refused(
+    records, weights, adapted, tmp_path, what
+):
+    """Of the language model only the adapted kernels are kept; the rest is imported."""
+    rules = (("vision/.*", "frozen"), ("language/.*", "frozen"), (".*", "projector"))
+    works = [tmp_path / name for name in ("one", "other")]
+    updates = [adapted, adapted / "checkpoints" / "4"]
+    for work, update in zip(works, updates, strict=True):
+        loop.train(configured(records, weights, parameters=rules, init_from=str(update)), work)
+    work, other = works
+    config = configured(records, weights, parameters=rules, init_from=str(adapted))
+    shutil.rmtree(work / "frozen")
+    if what == "another's":
+        shutil.copytree(other / "frozen", work / "frozen")
+    message = "frozen is not there, or not the one that .*one was trained with"
+    with pytest.raises(UserError, match=message):
+        loop.train(config, work, resume_from=4)
+    for use in (parameters, lambda folder: open_stored(str(folder), [])):
+        with pytest.raises(UserError, match=message):
+            use(work)
+    with pytest.raises(UserError, match=message):
+        loop.train(configured(records, weights, init_from=str(work)), tmp_path / "third")
+    assert (work / "checkpoints" / "6").is_dir()
+
+
+def test_imported_weights_may_have_moved_since(records, weights, adapted, toy, tmp_path):
+    """Adapters are merged into the same weights in another place."""
+    moved = shutil.copytree(weights, tmp_path / "moved")
+    gone = tmp_path / "gone"
+    shutil.copytree(adapted, gone)
+    stored = json.loads((gone / "config.json").read_text())
+    for part in PARTS:
+        stored["model"][part]["weights"] = "no/longer/there"
+    (gone / "config.json").write_text(json.dumps(stored))
+    found = begun(configured(records, moved, init_from=str(gone)), tmp_path / "work")
+    before = scores(configured(records, weights, **LORA), parameters(adapted), toy.batch())
+    after = scores(configured(records, weights), found, toy.batch())
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "init_from='': expected the workdir of a run"),
+        ("checkpoints/5", "checkpoints/5 does not exist; .*checkpoints holds 4, 6"),
+        ("config.json", "is a file; give the --workdir of a run"),
+    ],
+)
+def test_what_is_no_run_is_named(first, name, message):
+    with pytest.raises(UserError, match=message):
+        if name:
+            find_checkpoint(first / name, "init_from")
+        else:
+            check(tiny.config_for(first, init_from=name))

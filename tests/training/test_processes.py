@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import socket
+import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tiny
 from runs import logged
+from waiting import until
 
 from jaxvlm import entry, train
 
@@ -18,14 +22,18 @@ ROWS = ("train.rows_per_device=1", "train.save_every=100", "data.num_workers=0")
 
 @pytest.fixture
 def together(python):
-    """Runs a command in two processes of two devices each; returns exit codes and outputs."""
+    """Runs a command in two processes of two devices each; returns exit codes and outputs.
 
-    def run(*arguments):
+    `others` are arguments of the second one alone.
+    """
+
+    def run(*arguments, others=()):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             place = f"127.0.0.1:{probe.getsockname()[1]}"
         flags = ("--coordinator", place, "--num_processes", 2, "--process_id")
-        started = [python(*arguments, *flags, index, XLA_FLAGS=_devices(2)) for index in (0, 1)]
+        commands = ([*arguments, *flags, 0], [*arguments, *others, *flags, 1])
+        started = [python(*command, XLA_FLAGS=_devices(2)) for command in commands]
         ended = [process.communicate(timeout=300) for process in started]
         return [process.returncode for process in started], ended
 
@@ -51,7 +59,7 @@ def test_two_processes_stop_as_one_and_one_goes_on(together, python, records, tm
     assert 2 <= made < 6 and [line["step"] for line in logged(work)] == list(range(1, made + 1))
     for folder in (work, straight):
         flags = tiny.arguments(records, folder, *ROWS)
-        process = python("-m", "jaxvlm.train", *flags, XLA_FLAGS=_devices(4))
+        process = python(STOP_AFTER, 0, *flags, XLA_FLAGS=_devices(4))
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     # The same samples in every update, before and after.
@@ -63,15 +71,16 @@ def test_two_processes_stop_as_one_and_one_goes_on(together, python, records, tm
 
 @pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped(together, python, records, tmp_path):
-    """With validation, a chosen update and a part of the model that is kept beside."""
+    """With validation, a chosen update, a part of the model that is kept beside, in bfloat16."""
     first, work = tmp_path / "first", tmp_path / "run"
     held_out = ("data.val=()", "data.held_out=0.4", "train.eval_every=2", "seed=3")
     flags = tiny.arguments(records, first, *ROWS)
-    process = python("-m", "jaxvlm.train", *flags, XLA_FLAGS=_devices(4))
+    process = python(STOP_AFTER, 0, *flags, XLA_FLAGS=_devices(4))
     assert process.wait(300) == 0, process.stderr.read()
     rules = "(('language/.*','frozen'),('vision/.*','frozen'),('.*','projector'))"
-    changes = (*ROWS, *held_out, f"init_from={first}", f"parameters={rules}", "train.keep=3")
-    command = ("-m", "jaxvlm.train", *tiny.arguments(records, work, *changes))
+    changes = (*ROWS, *held_out, f"init_from={first}", f"parameters={rules}", "train.keep=3",
+               "precision=bfloat16")  # fmt: skip
+    command = (STOP_AFTER, 0, *tiny.arguments(records, work, *changes))
     codes, ended = together(*command)
     assert codes == [0, 0], ended
     assert (work / "frozen").is_dir()
@@ -84,6 +93,43 @@ def test_two_processes_go_on_where_one_stopped(together, python, records, tmp_pa
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
         assert one.get("val_loss", 0) == pytest.approx(other.get("val_loss", 0), rel=1e-6)
     assert [line["step"] for line in lines if "val_loss" in line] == [2, 4, 6]
+
+
+@pytest.mark.slow
+def test_a_stop_that_reaches_all_processes_and_their_workers_keeps_the_updates(
+    together, records, tmp_path
+):
+    changes = ("train.max_steps=100000", "train.save_every=100000", "data.num_workers=1",
+               "train.rows_per_device=1", "train.accumulation=8")  # fmt: skip
+    work, ended = tmp_path / "run", []
+
+    def end_all():
+        until(lambda: (work / "metrics.jsonl").exists() and logged(work), 200)
+        for one in psutil.Process().children(recursive=True):
+            if one.is_running():
+                one.terminate()
+        ended.append(True)
+
+    ending = threading.Thread(target=end_all)
+    ending.start()
+    codes, said = together(STOP_AFTER, 0, *tiny.arguments(records, work, *changes))
+    ending.join()
+    assert ended and codes == [75, 75], said
+    made = int(re.search(r"the checkpoint of update (\d+) stands", said[0][1])[1])
+    assert (work / "checkpoints" / str(made) / "meta").is_dir()
+
+
+@pytest.mark.slow
+def test_processes_that_were_started_differently_are_refused(together, records, tmp_path):
+    other = ["--config.seed=9"]
+    flags = (STOP_AFTER, 0, *tiny.arguments(records, tmp_path / "run", *ROWS))
+    codes, ended = together(*flags, others=other)
+    assert 2 in codes and 0 not in codes
+    told = [
+        errors for _, errors in ended if "process 1 does not have the same configuration" in errors
+    ]
+    assert told, ended
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Runs that are asked to stop, meet numbers that are not finite, full disks, or nothing at all."""
 
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from waiting import until
 from jaxvlm.errors import Requeue, UserError
 from jaxvlm.training import checkpoints, loop
 from jaxvlm.training.checkpoints import Checkpoints, read_meta
+from jaxvlm.training.metric_log import MetricLog
 from jaxvlm.training.optimizer import make_optimizer
 from jaxvlm.training.state import new_state
 from jaxvlm.training.step import make_steps
@@ -202,18 +204,69 @@ mount -t tmpfs -o size=6m none {disk} && mkdir {disk}/run
 training=$!
 until [ -d {disk}/run/checkpoints/20 ]; do sleep 0.1; kill -0 $training || exit 9; done
 dd if=/dev/zero of={disk}/filler bs=64k 2>/dev/null
+dd if=/dev/zero of={disk}/rest bs=1 2>/dev/null
 until grep -q "could not be written" {out}; do sleep 0.1; kill -0 $training || exit 8; done
 ls {disk}/run/checkpoints > {out}.standing
-rm {disk}/filler
+rm {disk}/filler {disk}/rest
 wait $training && ls {disk}/run/checkpoints > {out}.end
 """
+
+
+def test_the_best_checkpoint_stays_through_stops_and_restarts(records, tmp_path, monkeypatch):
+    """Of updates 2, 4, 6 and 8 the first is the best, and one has no number at all."""
+    scores = {2: 0.9, 4: float("nan"), 6: 0.5, 8: 0.7}
+    monkeypatch.setattr(
+        loop._Updates, "_validate", lambda self, done: {"val_loss": 1.0, "val_samples": 1,
+                                                        "val_exact_match": scores[done]}
+    )  # fmt: skip
+    config = tiny.config_for(
+        records, train__max_steps=8, train__eval_every=2, train__keep=1, data__held_out=0.4,
+        data__val=(),
+    )  # fmt: skip
+    for stop in (3, 5):
+        with monkeypatch.context() as patched:
+            at_update(stop, lambda: os.kill(os.getpid(), signal.SIGTERM), patched)
+            with pytest.raises(Requeue):
+                loop.train(config, tmp_path)
+        assert standing(tmp_path) == [2, stop]
+    loop.train(config, tmp_path)
+    assert standing(tmp_path) == [2, 8] and checkpoints.best_in(tmp_path / "checkpoints") == 2
+
+
+def test_a_score_that_is_not_finite_is_none(straight, tmp_path):
+    shutil.copytree(straight / "checkpoints", tmp_path / "checkpoints")
+    for step, score in ((4, float("nan")), (6, -1.0)):
+        path = tmp_path / "checkpoints" / str(step) / "meta" / "metadata"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "score": score}))
+    assert checkpoints.best_in(tmp_path / "checkpoints") == 6
+
+
+def test_metrics_that_cannot_be_written_wait(tmp_path, monkeypatch, capsys):
+    values = {"loss": 1.0, "token_accuracy": 0.5, "schedule": 1.0, "gradient_norm": 1.0,
+              "updates_per_second": 1.0, "input_wait": 0.0, "skipped": 0,
+              "lost_samples": 0}  # fmt: skip
+    log = MetricLog(tmp_path, 0, 9)
+    log.write(1, values, "")
+    append, full = MetricLog._append, iter([True, True, False])
+
+    def cut_short(self, before):
+        if not next(full):
+            return append(self, before)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MetricLog, "_append", cut_short)
+    for step in (2, 3, 4):
+        log.write(step, values, "")
+    log.close()
+    assert [line["step"] for line in logged(tmp_path)] == [1, 2, 3, 4]
+    assert capsys.readouterr().out.count("its lines wait") == 1
 
 
 @pytest.mark.slow
 def test_a_run_survives_a_disk_that_is_full_for_a_while(compile_cache, records, tmp_path):
     disk, out = tmp_path / "disk", tmp_path / "out"
     disk.mkdir()
-    changes = ("train.max_steps=1500", "train.save_every=10", "train.log_every=50")
+    changes = ("train.max_steps=1500", "train.save_every=10", "train.log_every=1")
     flags = " ".join(f"'{flag}'" for flag in tiny.arguments(records, disk / "run", *changes))
     program = (
         "import sys; from jaxvlm import entry, train; from jaxvlm.training import checkpoints; "

@@ -8,7 +8,7 @@ from caches import fill
 from runs import logged
 
 from jaxvlm.data.sources import load_sources
-from jaxvlm.data.training_set import held_out_scenes, training_rows, validation_rows
+from jaxvlm.data.training_set import held_out_scenes, run_rows, training_rows
 from jaxvlm.errors import UserError
 from jaxvlm.generation.answer import answer_records
 from jaxvlm.generation.restore import restore_answerer
@@ -20,6 +20,12 @@ from jaxvlm.training.run import find_checkpoint, run_config
 from jaxvlm.training.validation import Validation, exact_samples
 
 SCENES = [f"scene{i}" for i in range(6)]
+
+
+def validation_rows(config):
+    config = config.copy_and_resolve_references()
+    config.train.eval_every = 1
+    return run_rows(config, 1)[1]
 
 
 def validate(toy, config, params, batch_rows=2):

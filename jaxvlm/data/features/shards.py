@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, first_line
 from jaxvlm.files import draft_of
 
 
@@ -164,7 +164,7 @@ def write_shard(folder: Path, tensors: Mapping[str, np.ndarray], label: str) -> 
     # What the library raises for a full disk is an error of its own.
     except Exception as error:
         raise UserError(
-            f"{path} cannot be written: {str(error).splitlines()[0]}. The shards before it stand; "
+            f"{path} cannot be written: {first_line(error)}. The shards before it stand; "
             "make room, and the same command goes on behind them"
         ) from None
     finally:
