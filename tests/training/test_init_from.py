@@ -71,6 +71,7 @@ def test_a_run_begins_with_all_of_another_and_a_fresh_schedule(
     assert [line["step"] for line in _logged(tmp_path)] == [1]
 
 
+@pytest.mark.slow
 def _logged(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
@@ -105,7 +106,10 @@ def test_what_it_trained_and_this_run_freezes_is_kept(
     np.testing.assert_allclose(off, on, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{}, {"model__language__frozen_layers": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [{}, pytest.param({"model__language__frozen_layers": 1}, marks=pytest.mark.slow)],
+)
 def test_adapters_of_another_kind_are_merged(
     records, weights, adapted, toy, tmp_path, change, capsys
 ):
@@ -122,6 +126,8 @@ def test_adapters_of_another_kind_are_merged(
     assert not any("gate_proj" in path for path in kept)
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_adapters_of_the_same_kind_go_on(records, weights, adapted, tmp_path):
     changes = {**ADAPTED, "model__language__lora__dropout": 0.1, "init_from": str(adapted)}
     found = begun(configured(records, weights, **changes), tmp_path)
@@ -183,6 +189,7 @@ def _another_tokenizer(folder):
     return place
 
 
+@pytest.mark.slow
 def test_other_weights_beside_it_are_refused(records, weights, first, toy, tmp_path):
     vision = {p: np.asarray(v) + 1 for p, v in toy.frozen.items() if p.startswith("vision/")}
     sizes = json.loads((weights / "meta.json").read_text())["model"]
@@ -203,7 +210,8 @@ def test_kept_weights_that_are_damaged_are_named(records, weights, first, tmp_pa
         loop.train(config, tmp_path)
 
 
-@pytest.mark.parametrize("what", ["gone", "another's"])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["gone", pytest.param("another's", marks=pytest.mark.slow)])
 def test_kept_weights_that_are_not_the_runs_own_are_refused(
     records, weights, adapted, tmp_path, what
 ):

@@ -212,6 +212,7 @@ wait $training && ls {disk}/run/checkpoints > {out}.end
 """
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_stays_through_stops_and_restarts(records, tmp_path, monkeypatch):
     """Of updates 2, 4, 6 and 8 the first is the best, and one has no number at all."""
     scores = {2: 0.9, 4: float("nan"), 6: 0.5, 8: 0.7}
