@@ -95,6 +95,7 @@ class Stored:
       tokenizer: its name, if it was trained here.
       trained: the parts that were trained here, or came together in one import.
       weights: by part the imported weights it began with.
+      begun_with: the run whose parameters it began with, if it did.
       absent: parts that are stored nowhere: they were frozen at random weights.
     """
 
@@ -105,6 +106,7 @@ class Stored:
     trained: tuple[str, ...]
     weights: dict[str, str]
     absent: tuple[str, ...] = ()
+    begun_with: str | None = None
 
     def original_rows(self) -> int | None:
         """Rows of the token embedding in the original's checkpoint it began with, if in one."""
@@ -118,6 +120,8 @@ class Stored:
 
     def origin(self, part: str) -> str:
         """Where the weights that a part began with came from."""
+        if self.begun_with is not None and part in self.trained:
+            return f"the run {self.begun_with}"
         return self._meta(part).get("source", "random weights")
 
     def _meta(self, part: str) -> dict[str, Any]:
@@ -197,7 +201,8 @@ def _open_checkpoint(folder: Path, overrides: list[str]) -> Stored:
     stored = {path: entry for path, entry in entries.items() if path.split("/")[0] in found}
     params = RunParams(stored, model.language)
     _check_complete(params.entries, found, str(folder))
-    return Stored(params, found, str(folder), tokenizer, trained, names, tuple(sorted(random)))
+    return Stored(params, found, str(folder), tokenizer, trained, names,
+                  tuple(sorted(random)), config.init_from)  # fmt: skip
 
 
 def _weights_entries(name: str) -> dict[str, Entry]:

@@ -69,10 +69,6 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, step_prefix=None)
         return ocp.CheckpointManager(self.folder.absolute(), options=options)
 
-    def latest(self) -> int | None:
-        """The newest complete checkpoint's update, or None."""
-        return self._manager.latest_step()
-
     def due(self) -> bool:
         """Whether a checkpoint that could not be written should be tried again now."""
         if self._retry_at == math.inf and not self._manager.is_saving_in_progress():
@@ -172,15 +168,6 @@ class Checkpoints:
         count = jax.device_put(np.int32(step), like.step.sharding)
         return TrainState(count, flatten(restored.params), jax.tree.unflatten(structure, leaves))
 
-    def check_holds(self, step: int) -> None:
-        """Raises a UserError if there is no checkpoint of this update."""
-        found = steps_in(self.folder)
-        if step not in found:
-            raise UserError(
-                f"--resume_from {step}: {self.folder} holds no such update, but "
-                f"{', '.join(map(str, found)) or 'no checkpoint at all'}"
-            )
-
     def set_aside_behind(self, step: int) -> None:
         """Moves checkpoints of later updates to `set_aside/`: the run will make them anew."""
         later = [other for other in steps_in(self.folder) if other > step]
@@ -197,6 +184,24 @@ class Checkpoints:
         """Waits for the writer."""
         self._finish()
         self._manager.close()
+
+
+def update_to_resume(workdir: Path, chosen: int | None) -> Path | None:
+    """The folder of the update that a run goes on from, or None for one that begins.
+
+    Raises:
+      UserError: the one that was `chosen` is not there; without a choice it is the newest.
+    """
+    folder = workdir / "checkpoints"
+    found = steps_in(folder)
+    if chosen is not None and chosen not in found:
+        raise UserError(
+            f"--resume_from {chosen}: {folder} holds no such update, but "
+            f"{', '.join(map(str, found)) or 'no checkpoint at all'}"
+        )
+    if not found:
+        return None
+    return folder / str(max(found) if chosen is None else chosen)
 
 
 def steps_in(folder: Path) -> list[int]:

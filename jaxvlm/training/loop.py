@@ -15,7 +15,13 @@ from jaxvlm.console import console, duration, progress
 from jaxvlm.data.pipeline import batches
 from jaxvlm.errors import UserError, first_line
 from jaxvlm.files import write_text
-from jaxvlm.training.checkpoints import Checkpoints, best_in, check_same_run, read_meta
+from jaxvlm.training.checkpoints import (
+    Checkpoints,
+    best_in,
+    check_same_run,
+    read_meta,
+    update_to_resume,
+)
 from jaxvlm.training.feed import Feed
 from jaxvlm.training.frozen import keep
 from jaxvlm.training.health import Health, means
@@ -51,17 +57,14 @@ def train(config, workdir: Path, resume_from: int | None = None) -> None:
         # One of several must not leave before the others know.
         stop.deferred() if several else contextlib.nullcontext(),
     ):
+        resumed = update_to_resume(workdir, resume_from)
+        run, state = prepare(config, workdir, mesh, resumed)
+        print_start(run)
         checkpoints = Checkpoints(workdir, config.train.keep)
         try:
-            if resume_from is not None:
-                checkpoints.check_holds(resume_from)
-            step = checkpoints.latest() if resume_from is None else resume_from
-            resumed = None if step is None else checkpoints.folder / str(step)
-            run, state = prepare(config, workdir, mesh, resumed)
-            print_start(run)
             with watchdog(config.train.watchdog_minutes) as alive:
-                if step is not None:
-                    state = _resume(run, state, checkpoints, step)
+                if resumed is not None:
+                    state = _resume(run, state, checkpoints, int(resumed.name))
                 else:
                     keep(workdir, {path: run.frozen[path] for path in run.kept}, run.origin)
                 # Also when resuming: fields that do not change results may have.

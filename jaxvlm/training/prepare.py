@@ -115,12 +115,8 @@ def prepare(config, workdir: Path, mesh: Mesh, resumed: Path | None) -> tuple[Ru
     kept = elsewhere - learning
     named = {path for path in set(shapes) - elsewhere if not is_adapter(path)}
     check_weights(config.model, {path.split("/")[0] for path in named})
-    rows_total = (
-        config.train.max_steps
-        * config.train.accumulation
-        * config.train.rows_per_device
-        * jax.device_count()
-    )
+    train = config.train
+    rows_total = train.max_steps * train.accumulation * train.rows_per_device * jax.device_count()
     cached = config.data.features.folder is not None
     vision = vision_identity(config, groups, kept) if cached else None
     rows, validation = run_rows(config, rows_total, vision)
@@ -128,7 +124,7 @@ def prepare(config, workdir: Path, mesh: Mesh, resumed: Path | None) -> tuple[Ru
     check_alike(
         {
             "configuration": to_json(config),
-            "update to begin with": resumed,
+            "update to go on from": resumed and resumed.name,
             "records in data.train": rows.fingerprint,
             "frozen weights": identity,
             "number of devices": jax.local_device_count(),
