@@ -246,7 +246,7 @@ def test_a_folder_without_checkpoint_is_named(refused, records, tmp_path, module
         ("data.num_views=0", r"data.num_views=0: expected at least 1"),
         ("model.projector.num_latents=5", r"holds 'projector/latents' with shape \[4, 16\]"),
         ("model.geometry.mode=none", r"holds 'geometry/.*', not in this configuration"),
-        ("seed=1", r"frozen weights differ"),
+        ("seed=1", r"frozen weights of vision are random, 1"),
     ],
 )
 def test_evaluating_with_fields_that_do_not_fit(call, finished_run, override, message):

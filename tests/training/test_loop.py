@@ -134,7 +134,9 @@ def test_other_frozen_weights_are_noticed(toy, records, tmp_path):
     weights.rename(tmp_path / "old")
     path = "vision/aggregator/frame_blocks/mlp/fc1/bias"
     save_weights(weights, {**toy.frozen, path: toy.frozen[path] + 1e-3}, meta)
-    with pytest.raises(UserError, match=r"frozen weights of vision are .*check model.vision.weights"):
+    with pytest.raises(
+        UserError, match=r"frozen weights of vision are .*check model.vision.weights"
+    ):
         loop.train(config, workdir)
 
 
