@@ -88,7 +88,7 @@ def test_overrides_are_read_as_their_fields_types(file):
         ("optimizer.b1=True", "'optimizer.b1' expects float"),
         ("optimizer.b1=high", "'optimizer.b1' expects float"),
         ("text.tokenizer=5", "'text.tokenizer' expects str"),
-        ("model.vision.weights=5", "'model.vision.weights' expects str"),
+        ("model.vision.weights=5", "'model.vision.weights' expects text or None"),
         ("data.image_roots=data", "'data.image_roots' expects tuple"),
     ],
 )

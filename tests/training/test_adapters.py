@@ -105,7 +105,6 @@ def test_dropout_of_adapters_is_drawn_from_the_key(records, weights):
     assert losses[0] == losses[1] and losses[2] == losses[3] and len(set(losses)) == 3
 
 
-@pytest.mark.slow
 def test_every_place_draws_its_dropout_from_a_key_of_its_own(toy, records, weights, monkeypatch):
     drawn = []
 
@@ -130,6 +129,7 @@ def test_every_place_draws_its_dropout_from_a_key_of_its_own(toy, records, weigh
     assert len(drawn) >= 12 and len(set(drawn)) == len(drawn)
 
 
+@pytest.mark.slow
 def test_every_micro_batch_draws_its_dropout_from_a_key_of_its_own(records, tmp_path, monkeypatch):
     make, drawn = loop.make_steps, []
 

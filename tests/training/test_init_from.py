@@ -71,11 +71,11 @@ def test_a_run_begins_with_all_of_another_and_a_fresh_schedule(
     assert [line["step"] for line in _logged(tmp_path)] == [1]
 
 
-@pytest.mark.slow
 def _logged(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_an_update_may_be_named(records, weights, first, tmp_path):
     update = first / "checkpoints" / "4"
     found = begun(configured(records, weights, init_from=str(update)), tmp_path)
@@ -127,7 +127,6 @@ def test_adapters_of_another_kind_are_merged(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_adapters_of_the_same_kind_go_on(records, weights, adapted, tmp_path):
     changes = {**ADAPTED, "model__language__lora__dropout": 0.1, "init_from": str(adapted)}
     found = begun(configured(records, weights, **changes), tmp_path)
@@ -135,6 +134,7 @@ def test_adapters_of_the_same_kind_go_on(records, weights, adapted, tmp_path):
     assert not (tmp_path / "frozen").exists()
 
 
+@pytest.mark.slow
 def test_a_part_that_the_other_lacks_begins_anew(records, weights, tmp_path, capsys):
     without, work = tmp_path / "without", tmp_path / "work"
     loop.train(configured(records, weights, model__geometry__mode="none"), without)
@@ -189,7 +189,6 @@ def _another_tokenizer(folder):
     return place
 
 
-@pytest.mark.slow
 def test_other_weights_beside_it_are_refused(records, weights, first, toy, tmp_path):
     vision = {p: np.asarray(v) + 1 for p, v in toy.frozen.items() if p.startswith("vision/")}
     sizes = json.loads((weights / "meta.json").read_text())["model"]
@@ -199,6 +198,7 @@ def test_other_weights_beside_it_are_refused(records, weights, first, toy, tmp_p
         loop.train(configured(records, weights, **changes), tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_kept_weights_that_are_damaged_are_named(records, weights, first, tmp_path):
     config = configured(records, weights, **ADAPTED, init_from=str(first))
     loop.train(config, tmp_path)
@@ -210,7 +210,6 @@ def test_kept_weights_that_are_damaged_are_named(records, weights, first, tmp_pa
         loop.train(config, tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", ["gone", pytest.param("another's", marks=pytest.mark.slow)])
 def test_kept_weights_that_are_not_the_runs_own_are_refused(
     records, weights, adapted, tmp_path, what
@@ -237,6 +236,7 @@ def test_kept_weights_that_are_not_the_runs_own_are_refused(
     assert (work / "checkpoints" / "6").is_dir()
 
 
+@pytest.mark.slow
 def test_imported_weights_may_have_moved_since(records, weights, adapted, toy, tmp_path):
     """Adapters are merged into the same weights in another place."""
     moved = shutil.copytree(weights, tmp_path / "moved")
