@@ -5,6 +5,7 @@ finish the update, save, and end with exit code 75 ("start me again"); Ctrl-C wi
 """
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from jaxvlm import entry
@@ -23,14 +24,15 @@ def main(flags: argparse.Namespace) -> None:
     _check_processes(flags)
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.training.loop import train
-    from jaxvlm.training.processes import join
+    from jaxvlm.training.processes import joined
     from jaxvlm.workdir import open_workdir
 
     name = flags.config.removesuffix(".py").replace(".py:", "_")
     folder = flags.workdir or Path("runs") / Path(name).name
-    with open_workdir(folder, locks=not flags.process_id) as workdir:
+    with contextlib.ExitStack() as stack:
+        workdir = stack.enter_context(open_workdir(folder, locks=not flags.process_id))
         if flags.coordinator is not None:
-            join(flags.coordinator, flags.num_processes, flags.process_id)
+            stack.enter_context(joined(flags.coordinator, flags.num_processes, flags.process_id))
         train(config, workdir, flags.resume_from)
 
 

@@ -178,6 +178,7 @@ class Checkpoints:
             (self.folder / str(other)).rename(place)
             console().print(f"the checkpoint of update {other} was moved to {place}")
         wait_for_all("later checkpoints are set aside")
+        self._manager.close()
         self._manager = self._open()
 
     def close(self) -> None:

@@ -187,7 +187,8 @@ class _Updates:
                     self._checkpoints.finish(self._state, self._run.meta(made))
                 if self._stop:
                     # Workers that had just started ended with the same signal.
-                    raise self._stop.answer(f"the updates up to {made} are kept") from error
+                    kept = f"the checkpoint of update {made} stands" if made else "nothing is lost"
+                    raise self._stop.answer(kept) from error
             if "Worker process" in str(error):
                 raise _killed_worker(error, made) from error
             raise
@@ -213,12 +214,10 @@ class _Updates:
             self._write(done, found)
         # Not while updates are skipped: what made them so may be in the parameters.
         save = (save or found) and not self._health.streak
-        kept = self._state, self._run.meta(done) | found, self._score(found)
-        if final or stop:
-            self._checkpoints.finish(*kept)
+        if final or stop or save:
+            write = self._checkpoints.finish if final or stop else self._checkpoints.save
+            write(self._state, self._run.meta(done) | found, self._score(found))
             self._alive()
-        elif save:
-            self._checkpoints.save(*kept)
         if stop and not final:
             raise self._stop.answer(f"the checkpoint of update {done} stands")
 

@@ -1,6 +1,7 @@
 """From a configuration to a run that can start: parameters on their devices, data, optimiser."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -48,7 +49,7 @@ class Run:
       frozen: the frozen parameters.
       kept: the paths of those of them that came from another run.
       identity: of the frozen parameters.
-      origin: what tells the run that they came from from others.
+      origin: of `Inheritance`, for those.
       validation: the rows of the held-out samples, or None.
     """
 
@@ -105,22 +106,16 @@ def prepare(config, workdir: Path, mesh: Mesh, resumed: Path | None) -> tuple[Ru
     groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
     check_adapters(groups)
     learning = trainable(groups)
-    elsewhere, other, origin = set(), None, None
-    if resumed is not None:
-        check_kept(resumed)
-        elsewhere, origin = learning | set(kept_shapes(workdir)), kept_origin(workdir)
-    elif config.init_from is not None:
-        other = Inheritance(config, model)
-        elsewhere, origin = other.paths, other.origin
-    kept = elsewhere - learning
-    named = {path for path in set(shapes) - elsewhere if not is_adapter(path)}
+    source = _source(config, model, workdir, mesh, resumed, learning)
+    kept = source.paths - learning
+    named = {path for path in set(shapes) - source.paths if not is_adapter(path)}
     check_weights(config.model, {path.split("/")[0] for path in named})
     train = config.train
     rows_total = train.max_steps * train.accumulation * train.rows_per_device * jax.device_count()
     cached = config.data.features.folder is not None
     vision = vision_identity(config, groups, kept) if cached else None
     rows, validation = run_rows(config, rows_total, vision)
-    identity = frozen_identity(config, groups, kept, origin)
+    identity = frozen_identity(config, groups, kept, source.origin)
     check_alike(
         {
             "configuration": to_json(config),
@@ -132,12 +127,9 @@ def prepare(config, workdir: Path, mesh: Mesh, resumed: Path | None) -> tuple[Ru
     )
     likes = placed_parameters(model, groups, compute_dtype(config), mesh)
     likes = {p: like for p, like in likes.items() if not (cached and p.startswith("vision/"))}
-    skip = elsewhere | (set(shapes) - set(likes))
+    skip = source.paths | (set(shapes) - set(likes))
     parameters = all_parameters(config, model, groups, mesh, skip=frozenset(skip))
-    if other:
-        parameters |= other.parameters(likes, mesh)
-    elif kept:
-        parameters |= restore_kept(workdir, {p: likes[p] for p in kept})
+    parameters |= source.read(likes)
     # In the order of the model, which is the same in every process.
     learning = [path for path in shapes if path in learning]
     optimizer = make_optimizer(
@@ -147,12 +139,45 @@ def prepare(config, workdir: Path, mesh: Mesh, resumed: Path | None) -> tuple[Ru
         model = dataclasses.replace(model, vision=None)
     frozen = {p: parameters[p] for p in likes if p not in learning}
     run = Run(
-        config, model, mesh, rows, validation, groups, frozen, sorted(kept), identity, origin,
-        optimizer, workdir,
+        config, model, mesh, rows, validation, groups, frozen, sorted(kept), identity,
+        source.origin, optimizer, workdir,
     )  # fmt: skip
     if resumed is not None:
         return run, abstract_state({p: likes[p] for p in learning}, optimizer, mesh)
     return run, new_state({p: parameters[p] for p in learning}, optimizer, mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Where a run's parameters come from that its configuration names no weights for.
+
+    Attributes:
+      paths: of the parameters.
+      origin: of `Inheritance`, if they came from another run.
+      read: gives them as they are wanted; without those of a checkpoint, which are read later.
+    """
+
+    paths: set[str]
+    origin: str | None
+    read: Callable[[Mapping[str, jax.ShapeDtypeStruct]], Params]
+
+
+def _source(
+    config, model: VLMConfig, workdir: Path, mesh: Mesh, resumed: Path | None, learning: set[str]
+) -> _Source:
+    """What a run goes on from, or begins with."""
+    if resumed is not None:
+        check_kept(resumed)
+        kept = sorted(kept_shapes(workdir))
+        return _Source(
+            learning | set(kept),
+            kept_origin(workdir),
+            lambda likes: restore_kept(workdir, {path: likes[path] for path in kept}),
+        )
+    if config.init_from is not None:
+        other = Inheritance(config, model)
+        return _Source(other.paths, other.origin, lambda likes: other.parameters(likes, mesh))
+    return _Source(set(), None, lambda likes: {})
 
 
 def print_start(run: Run) -> None:

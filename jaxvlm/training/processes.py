@@ -1,7 +1,8 @@
 """Several processes that train together: how they find each other, and stay together."""
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -9,12 +10,18 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvlm.console import silence
-from jaxvlm.errors import UserError, first_line
+from jaxvlm.errors import Requeue, UserError, first_line
 from jaxvlm.training.mesh import batch_sharding
 
+# How long those that leave wait for the others.
+_PARTING_SECONDS = 60
 
-def join(coordinator: str, count: int, index: int) -> None:
+
+@contextlib.contextmanager
+def joined(coordinator: str, count: int, index: int) -> Iterator[None]:
     """Joins the other processes; all but the first say nothing but errors from then on.
+
+    They part together, at the end and where they stop. An error ends the others instead.
 
     Args:
       coordinator: `host:port` of the first process.
@@ -27,12 +34,21 @@ def join(coordinator: str, count: int, index: int) -> None:
     if index:
         silence()
     try:
-        jax.distributed.initialize(coordinator, count, index)
+        jax.distributed.initialize(
+            coordinator, count, index, shutdown_timeout_seconds=_PARTING_SECONDS
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"process {index} of {count} did not find the others at {coordinator}: "
             f"{first_line(error)}"
         ) from error
+    try:
+        yield
+    except (Requeue, KeyboardInterrupt):
+        # The others are killed if the first, with which they keep in touch, leaves before them.
+        jax.distributed.shutdown()
+        raise
+    jax.distributed.shutdown()
 
 
 def is_first() -> bool:

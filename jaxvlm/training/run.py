@@ -100,4 +100,5 @@ def run_parameters(
         params |= restore_kept(workdir, {path: likes[path] for path in kept})
     absent = set(likes) - (wanted - set(params))
     params |= all_parameters(config, model, groups, mesh, skip=frozenset(absent))
-    return {path: params[path] for path in wanted}
+    # In the order of the model, which is the same in every process.
+    return {path: params[path] for path in likes if path in wanted}
