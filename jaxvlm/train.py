@@ -12,6 +12,8 @@ from jaxvlm import entry
 from jaxvlm.config import load, to_json
 from jaxvlm.config_checks import check
 from jaxvlm.errors import UserError
+from jaxvlm.training.cluster import add_flags
+from jaxvlm.training.cluster import place as find_place
 
 
 def main(flags: argparse.Namespace) -> None:
@@ -21,35 +23,23 @@ def main(flags: argparse.Namespace) -> None:
     if flags.print_config:
         print(to_json(config), end="")
         return
-    _check_processes(flags)
+    if flags.devices is not None and flags.devices < 1:
+        raise UserError(f"--devices {flags.devices}: expected at least 1")
+    place = find_place(flags)
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.training.loop import train
-    from jaxvlm.training.processes import joined
+    from jaxvlm.training.processes import check_devices, joined
     from jaxvlm.workdir import open_workdir
 
     name = flags.config.removesuffix(".py").replace(".py:", "_")
     folder = flags.workdir or Path("runs") / Path(name).name
     with contextlib.ExitStack() as stack:
-        workdir = stack.enter_context(open_workdir(folder, locks=not flags.process_id))
-        if flags.coordinator is not None:
-            stack.enter_context(joined(flags.coordinator, flags.num_processes, flags.process_id))
+        first = place is None or place.index == 0
+        workdir = stack.enter_context(open_workdir(folder, locks=first))
+        if place is not None:
+            stack.enter_context(joined(place, flags.join_seconds))
+        check_devices(flags.devices)
         train(config, workdir, flags.resume_from)
-
-
-def _check_processes(flags: argparse.Namespace) -> None:
-    """Several processes are told apart by all three flags."""
-    given = (flags.coordinator, flags.num_processes, flags.process_id)
-    if given == (None, None, None):
-        return
-    if None in given:
-        raise UserError("--coordinator, --num_processes and --process_id belong together")
-    if flags.num_processes < 1:
-        raise UserError(f"--num_processes {flags.num_processes}: expected at least 1")
-    if not 0 <= flags.process_id < flags.num_processes:
-        raise UserError(
-            f"--process_id {flags.process_id}: expected 0 to {flags.num_processes - 1}, less than "
-            "--num_processes"
-        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,10 +53,9 @@ def parser() -> argparse.ArgumentParser:
         "--resume_from", type=int, metavar="UPDATE", help="go on from this update's checkpoint"
     )
     flags.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="of several processes: where the first listens"
+        "--devices", type=int, metavar="N", help="how many there must be, of all processes together"
     )
-    flags.add_argument("--num_processes", type=int, metavar="N", help="how many they are")
-    flags.add_argument("--process_id", type=int, metavar="I", help="which this is, from 0")
+    add_flags(flags)
     flags.add_argument("--print_config", action="store_true", help="print all fields and stop")
     return flags
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import socket
+import threading
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -9,51 +11,116 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxvlm.console import silence
+from jaxvlm.console import say, silence
 from jaxvlm.errors import Requeue, UserError, first_line
+from jaxvlm.training.cluster import Place
+from jaxvlm.training.failures import Failures, leave
 from jaxvlm.training.mesh import batch_sharding
 
+# A process of which nothing was heard for so long is gone.
+_SILENT_SECONDS = 40
 # How long those that leave wait for the others.
 _PARTING_SECONDS = 60
 
 
 @contextlib.contextmanager
-def joined(coordinator: str, count: int, index: int) -> Iterator[None]:
+def joined(place: Place, seconds: int) -> Iterator[None]:
     """Joins the other processes; all but the first say nothing but errors from then on.
 
-    They part together, at the end and where they stop. An error ends the others instead.
+    They part together, at the end and where they stop. An error in one ends them all, within
+    seconds, and each with the reason.
 
     Args:
-      coordinator: `host:port` of the first process.
-      count: of all processes.
-      index: this one's, from 0.
+      place: of this process.
+      seconds: how long to wait for the others.
 
     Raises:
-      UserError: they do not find each other.
+      UserError: another process has failed.
     """
-    if index:
+    if place.index:
         silence()
-    try:
-        jax.distributed.initialize(
-            coordinator, count, index, shutdown_timeout_seconds=_PARTING_SECONDS
-        )
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"process {index} of {count} did not find the others at {coordinator}: "
-            f"{first_line(error)}"
-        ) from error
+    say(f"process {place.index} of {place.count} joins the others at {place.coordinator}")
+    _initialize(place, seconds)
+    failures = Failures(place.index)
     try:
         yield
     except (Requeue, KeyboardInterrupt):
+        failures.close()
         # The others are killed if the first, with which they keep in touch, leaves before them.
         jax.distributed.shutdown()
         raise
+    except Exception as error:
+        failures.tell(error)
+        raise
+    failures.close()
     jax.distributed.shutdown()
+
+
+def _initialize(place: Place, seconds: int) -> None:
+    """JAX itself ends a process in which this takes too long, with no word to its user."""
+    giving_up = threading.Timer(seconds, _give_up, (place, seconds))
+    giving_up.daemon = True
+    giving_up.start()
+    try:
+        jax.distributed.initialize(
+            place.coordinator,
+            place.count,
+            place.index,
+            place.local_devices,
+            # It would give each task of Slurm one device.
+            cluster_detection_method="deactivate",
+            initialization_timeout=seconds + 60,
+            heartbeat_timeout_seconds=_SILENT_SECONDS,
+            shutdown_timeout_seconds=_PARTING_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"process {place.index} of {place.count} did not find the others at "
+            f"{place.coordinator}: {first_line(error)}"
+        ) from error
+    finally:
+        giving_up.cancel()
+
+
+def _give_up(place: Place, seconds: int) -> None:
+    host, _, port = place.coordinator.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+        found = f"not all {place.count} processes have come to {place.coordinator}"
+    except OSError as error:
+        found = (
+            f"nothing answers at {place.coordinator} ({error.strerror or error}), where process 0 "
+            "should listen"
+        )
+    leave(
+        f"process {place.index} of {place.count}: {found} within {seconds} seconds; did one fail "
+        "before, or start late (--join_seconds), or with another --coordinator?",
+        2,
+    )
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes files and speaks."""
     return jax.process_index() == 0
+
+
+def check_devices(expected: int | None) -> None:
+    """Checks that all processes together have as many devices as `expected`, or any.
+
+    Raises:
+      UserError: they do not.
+    """
+    found = jax.device_count()
+    if expected is None or found == expected:
+        return
+    of = [d.process_index for d in jax.devices()]
+    kind = f"{found} {jax.devices()[0].platform} device(s)"
+    shares = ", ".join(f"process {p}: {of.count(p)}" for p in sorted(set(of)))
+    raise UserError(
+        f"--devices {expected}, but there are {kind} ({shares}). Does every process see its GPUs "
+        "(nvidia-smi, CUDA_VISIBLE_DEVICES), and is JAX installed for them (pip install "
+        "'jax[cuda12]')?"
+    )
 
 
 def wait_for_all(name: str) -> None:

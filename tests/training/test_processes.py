@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,43 @@ def test_processes_that_were_started_differently_are_refused(together, records, 
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
+def test_the_failure_of_one_process_ends_the_other_with_its_reason(together, records, tmp_path):
+    began = time.monotonic()
+    flags = tiny.arguments(records, tmp_path / "run", *ROWS)
+    codes, ended = together(STOP_AFTER, "2:error", *flags)
+    assert codes == [1, 1], ended
+    assert "RuntimeError: the disk is gone" in ended[1][1]
+    assert "process 1 has failed: RuntimeError: the disk is gone" in ended[0][1]
+    assert time.monotonic() - began < 200
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_other(together, records, tmp_path):
+    flags = tiny.arguments(records, tmp_path / "run", *ROWS)
+    codes, ended = together(STOP_AFTER, "2:kill", *flags)
+    assert codes[1] == -9 and codes[0] not in (0, 75), ended
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [(0, "not all 2 processes have come to"), (1, "nothing answers at")],
+    ids=["the first", "another"],
+)
+def test_a_process_that_stays_alone_says_where_it_waited(python, records, tmp_path, index, message):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    flags = ("--coordinator", place, "--num_processes", 2, "--process_id", index)
+    arguments = tiny.arguments(records, tmp_path / "run")
+    process = python("-m", "jaxvlm.train", *arguments, *flags, "--join_seconds", 4)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 2, errors
+    assert message in errors and place in errors and "within 4 seconds" in errors
+    assert "Traceback" not in errors
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -140,6 +178,12 @@ def test_processes_that_were_started_differently_are_refused(together, records, 
             ["--coordinator", "here:1", "--num_processes", "2", "--process_id", "2"],
             "--process_id 2: expected 0 to 1",
         ),
+        (
+            ["--coordinator", "here", "--num_processes", "2", "--process_id", "1"],
+            "--coordinator here: expected host:port",
+        ),
+        (["--devices", "0"], "--devices 0: expected at least 1"),
+        (["--devices", "16"], "--devices 16, but there are 1 cpu device(s) (process 0: 1)"),
     ],
 )
 def test_processes_that_cannot_be_are_refused(

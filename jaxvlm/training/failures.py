@@ -1,0 +1,94 @@
+"""How the failure of one process ends the others, and how they learn of its reason."""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+
+import jax
+
+# The coordinator's client is public nowhere.
+from jax._src.distributed import global_state
+
+from jaxvlm.errors import UserError, first_line
+
+_KEY = "jaxvlm/failure"
+_SECONDS_APART = 1.0
+# How long the coordinator stays: the others, who ask it every second, are killed when it leaves.
+_LINGER_SECONDS = 5.0
+
+
+class Failures:
+    """Looks for the failure of another process, and tells the others of this one's.
+
+    The word goes through the coordinator, the first process: the service by which they have found
+    each other keeps it.
+    """
+
+    def __init__(self, index: int):
+        """Begins to look, for process `index`, in a thread of its own."""
+        self._index, self._client = index, global_state.client
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="failures", daemon=True)
+        self._thread.start()
+
+    def tell(self, error: Exception) -> None:
+        """Tells the others that this process fails with `error`.
+
+        Where another has failed before, which may be why this one does, the process ends with
+        that one's reason instead.
+        """
+        self.close()
+        if not isinstance(error, UserError):
+            # It may be that the devices heard of the other's end before we did.
+            time.sleep(2 * _SECONDS_APART)
+        mine = {
+            "process": self._index,
+            "code": 2 if isinstance(error, UserError) else 1,
+            "reason": f"{'' if isinstance(error, UserError) else type(error).__name__ + ': '}"
+            f"{first_line(error)}",
+        }
+        first = self._first_failure(mine)
+        self._linger()
+        if first["process"] != self._index:
+            _end_with(first)
+
+    def close(self) -> None:
+        """Looks no more."""
+        self._closed.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._closed.wait(_SECONDS_APART):
+            found = self._found()
+            if found:
+                self._linger()
+                _end_with(found)
+
+    def _linger(self) -> None:
+        if self._index == 0:
+            time.sleep(_LINGER_SECONDS)
+
+    def _found(self) -> dict | None:
+        # There is none, or there is no coordinator, which ends this process by itself.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            return json.loads(self._client.key_value_try_get(_KEY))
+        return None
+
+    def _first_failure(self, mine: dict) -> dict:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._client.key_value_set(_KEY, json.dumps(mine))
+        return self._found() or mine
+
+
+def leave(message: str, code: int) -> None:
+    """Ends this process at once, whatever its threads do."""
+    print(f"jaxvlm: error: {message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _end_with(failure: dict) -> None:
+    leave(f"process {failure['process']} has failed: {failure['reason']}", failure["code"])
