@@ -173,6 +173,8 @@ def default() -> ConfigDict:
                 # "none", "dots" or "full": what is recomputed backwards, layer by layer.
                 "remat": "full",
                 "log_every": 1,
+                # Histograms of parameters and gradients in TensorBoard; 0 for none.
+                "histograms_every": 0,
                 "save_every": 50,
                 # Checkpoints kept, the newest; the best by validation stays besides.
                 "keep": 2,

@@ -24,6 +24,7 @@ _AT_LEAST = {
     "train.rows_per_device": 1,
     "train.accumulation": 1,
     "train.log_every": 1,
+    "train.histograms_every": 0,
     "train.save_every": 1,
     "train.keep": 1,
     "train.max_skipped": 1,

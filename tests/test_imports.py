@@ -136,7 +136,7 @@ records = [parse_record({{"images": [path], "question": "Where?", "answer": "lef
 samples, _ = tokenize(records, tokenizer, "plain", 60, 4)
 build = RowBuilder(records, samples, Capacity(60, 1, 10, 1), VisualLayout("none", 0, 4),
                    ImageReader(framing=Framing(14, 14), views=1), tokenizer.placeholder_id,
-                   tokenizer.pad_id)
+                   tokenizer.pad_id, [0])
 row = build.batch([[Group((0,), (0,))]])
 assert tokenizer.decode(row["labels"][row["label_weights"] > 0]) == "left"
 """

@@ -16,7 +16,7 @@ from jaxvlm.data.record import Record
 from jaxvlm.data.sequence import Sample, prompt
 
 _OF_A_ROW = ("tokens", "positions", "segment_ids", "visual_index", "label_positions", "labels",
-             "label_weights")  # fmt: skip
+             "label_weights", "label_sources")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,7 @@ class RowBuilder:
       reader: of image sets.
       placeholder: id where a visual vector stands.
       pad: id behind a row's samples.
+      sources: the number of the source that each record is of.
       skip: leave samples out whose images cannot be read, instead of stopping.
     """
 
@@ -67,6 +68,7 @@ class RowBuilder:
     reader: SetReader
     placeholder: int
     pad: int
+    sources: Sequence[int]
     skip: bool = False
 
     def batch(
@@ -81,7 +83,8 @@ class RowBuilder:
 
         Returns:
           `tokens`, `positions`, `segment_ids`, `visual_index` int32[B,T]; `label_positions`,
-          `labels` int32[B,L], `label_weights` f32[B,L]; the reader's arrays with the axes [B,S];
+          `labels`, `label_sources` int32[B,L], `label_weights` f32[B,L];
+          the reader's arrays with the axes [B,S];
           `lost int32[B]`, how many samples of a row were left out.
 
         Raises:
@@ -97,6 +100,7 @@ class RowBuilder:
             "label_positions": np.zeros((count, labels), np.int32),
             "labels": np.zeros((count, labels), np.int32),
             "label_weights": np.zeros((count, labels), np.float32),
+            "label_sources": np.zeros((count, labels), np.int32),
             "lost": np.zeros(count, np.int32),
             **self.reader.empty(count, self.capacity.sets),
         }
@@ -148,5 +152,6 @@ class RowBuilder:
         row["visual_index"][start : start + len(visual_index)] = visual_index
         labels = slice(label_start, label_start + len(sample.answer))
         row["labels"][labels] = sample.answer
+        row["label_sources"][labels] = self.sources[sample.record]
         row["label_positions"][labels] = first_label + np.arange(len(sample.answer))
         return len(tokens), len(sample.answer)

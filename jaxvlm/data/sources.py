@@ -7,6 +7,7 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -90,6 +91,16 @@ class Source:
     weight: float
     records: Sequence[Record]
     fingerprint: str
+
+
+def source_names(specs: Sequence[Mapping]) -> list[str]:
+    """What each source is called in metrics: its task, else its file; a number tells the same."""
+    names = [spec.get("task") or Path(spec["path"]).stem for spec in specs]
+    often = Counter(names)
+    return [
+        name if often[name] == 1 else f"{name}_{names[:index].count(name)}"
+        for index, name in enumerate(names)
+    ]
 
 
 def load_sources(

@@ -207,7 +207,7 @@ def _training_rows(config, read: _Tokenized, count: int, vision: str | None) -> 
                 f"{source.path}: {source.weight / total:.1%} of the samples, from "
                 f"{len(source.records):,} records"
             )
-    plan, builder = _laid_out(config, records, samples, weighted, views, reader)
+    plan, builder = _laid_out(config, read, samples, weighted, views, reader)
     return Rows(plan, builder, count, fingerprint, data.pack)
 
 
@@ -238,7 +238,7 @@ def _validation_rows(config, read: _Tokenized, vision: str | None) -> Rows:
     else:
         views, reader = _cached(config, samples, records, vision)
     weighted = [(1.0, range(len(samples)))]
-    plan, builder = _laid_out(config, records, samples, weighted, views, reader)
+    plan, builder = _laid_out(config, read, samples, weighted, views, reader)
     return Rows(plan, builder, plan.rows_in_epoch(0), [], data.pack)
 
 
@@ -278,7 +278,7 @@ def _tokenized(config, specs: Sequence) -> _Tokenized:
 
 def _laid_out(
     config,
-    records: Joined,
+    read: _Tokenized,
     samples: Sequence[Sample],
     weighted: Sequence[tuple[float, Sequence[int]]],
     views: Views,
@@ -296,14 +296,16 @@ def _laid_out(
         views,
         config.seed,
     )
+    lengths = [len(source.records) for source in read.sources]
     builder = RowBuilder(
-        records,
+        read.records,
         samples,
         capacity,
         layout,
         reader,
         tokenizer.placeholder_id,
         tokenizer.pad_id,
+        np.repeat(np.arange(len(lengths)), lengths),
         data.on_bad_record == "skip",
     )
     return plan, builder

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32
 
 from jaxvlm.errors import UserError
+from jaxvlm.models.flops import Flops
 
 MODES = ("per_view", "pooled")
 
@@ -35,6 +36,10 @@ class GeometryConfig:
     def tokens(self, num_views: int) -> int:
         """G, the number of tokens for a set of `num_views` views."""
         return num_views if self.mode == "per_view" else self.num_tokens
+
+    def flops(self, views: float) -> Flops:
+        """Operations for so many views."""
+        return Flops(2.0 * views * (self.in_dim + self.out_dim) * self.out_dim)
 
 
 class GeometryHead(nnx.Module):

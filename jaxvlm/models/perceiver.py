@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxvlm.errors import UserError
 from jaxvlm.models.dropout import dropout
+from jaxvlm.models.flops import Flops
 from jaxvlm.models.partition import batch_sharded, gathered
 from jaxvlm.models.remat import rematerialised
 
@@ -52,6 +53,19 @@ class PerceiverConfig:
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"perceiver.dropout={self.dropout} is not in [0, 1)")
+
+    def flops(self, sets: float, context: float) -> Flops:
+        """Operations for image sets with so many context tokens together.
+
+        Keys and values are made on the latents' side, as `Attention` says.
+        """
+        latents, width = sets * self.num_latents, self.latent_dim
+        # Query, its key map, the value map and the output; then the MLP.
+        layer = latents * (4 * width**2 + 2 * width * self.ffn_dim)
+        ends = context * self.in_dim * width + latents * width * self.out_dim
+        # Each head compares its latents with the whole width of the context, and reads it.
+        pairs = context * self.num_latents * self.num_heads
+        return Flops(2.0 * (self.num_layers * layer + ends), 4.0 * self.num_layers * pairs * width)
 
 
 def _layer_norm(dim: int, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from jaxvlm.errors import UserError
 from jaxvlm.models.attention import attention
+from jaxvlm.models.flops import Flops
 from jaxvlm.models.lora import LoraConfig, LoraLinear
 from jaxvlm.models.partition import batch_sharded, gathered
 from jaxvlm.models.remat import rematerialised
@@ -78,6 +79,20 @@ class Qwen3Config:
             )
         if self.head_dim % 2:
             raise UserError(f"head_dim={self.head_dim} is odd; rotary positions need pairs")
+
+    def flops(self, tokens: float, pairs: float, labels: float) -> Flops:
+        """Operations of the decoder.
+
+        Args:
+          tokens: that go through it.
+          pairs: of a token and one that it attends to, itself among them.
+          labels: positions of which logits are made.
+        """
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        # Query and output, key and value; gate, up and down.
+        layer = self.hidden_size * (2 * queries + 2 * keys + 3 * self.intermediate_size)
+        linear = tokens * self.num_layers * layer + labels * self.hidden_size * self.vocab_size
+        return Flops(2.0 * linear, 4.0 * pairs * self.num_layers * queries)
 
     @classmethod
     def from_hf(cls, config: Mapping) -> Self:

@@ -32,7 +32,8 @@ _META = ("step", "position", "config", "frozen", "data")
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 # Fields of the configuration that may differ between the runs of one workdir. Rows may be spread
 # over devices and micro-batches in another way, as long as an update has as many.
-_FREE = ("data.num_workers", "train.log_every", "train.save_every", "train.keep", "mesh.data",
+_FREE = ("data.num_workers", "train.log_every", "train.histograms_every", "train.save_every",
+         "train.keep", "mesh.data",
          "mesh.fsdp", "data.val", "data.test", "data.image_roots", "evaluation.max_new_tokens",
          "evaluation.batch_sets", "evaluation.batch_questions", "train.rows_per_device",
          "train.accumulation", "data.features.folder", "optimizer.offload",

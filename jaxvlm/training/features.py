@@ -308,7 +308,7 @@ class _Estimate:
     """How long the encoding will take, from one batch and the operations of all."""
 
     def __init__(self, vision, frame: Framing, batches: Sequence[tuple[Sequence[str], int]]):
-        work = [vision.flops(views, frame.height, frame.width) for _, views in batches]
+        work = [sum(vision.flops(views, frame.height, frame.width)) for _, views in batches]
         self._share = sum(work) / work[0]
         self.seconds = 0.0
 

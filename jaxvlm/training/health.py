@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxvlm.errors import UserError
+from jaxvlm.training.work import Work
 
 Metrics = Mapping[str, jax.Array]
 
@@ -52,13 +53,31 @@ class Health:
         )
 
 
+def source_losses(recent: Sequence[Metrics], names: Sequence[str]) -> dict[str, float]:
+    """The loss of each data source that updates had labels of and were not skipped."""
+    table = [m["tally"] for m in jax.device_get(list(recent)) if not m["skipped"]]
+    losses, labels = (sum(getattr(tally, of) for tally in table) for of in ("losses", "labels"))
+    return {
+        f"loss/{name}": float(losses[i] / labels[i])
+        for i, name in enumerate(names)
+        if table and labels[i]
+    }
+
+
+def mean_work(recent: Sequence[Metrics]) -> Work:
+    """What an update's batches held on average."""
+    works = [metrics["work"] for metrics in jax.device_get(list(recent))]
+    return Work(*(float(np.mean(counts)) for counts in zip(*works, strict=True)))
+
+
 def means(recent: Sequence[Metrics]) -> dict[str, float | None]:
     """Metrics over several updates, of those that were not skipped; None where all were.
 
     Those of label tokens are weighted by how many there were; `skipped` is counted.
     """
     table = jax.device_get(list(recent))
-    series = {name: np.array([metrics[name] for metrics in table]) for name in table[0]}
+    names = [name for name, value in table[0].items() if not isinstance(value, tuple)]
+    series = {name: np.array([metrics[name] for metrics in table]) for name in names}
     skipped = series.pop("skipped")
     kept = skipped == 0
     labels = series["label_tokens"][kept]

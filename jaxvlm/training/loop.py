@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxvlm.config import to_json
-from jaxvlm.console import console, duration, progress
+from jaxvlm.console import console, progress
 from jaxvlm.data.pipeline import batches
 from jaxvlm.errors import UserError, first_line
 from jaxvlm.files import write_text
@@ -24,14 +23,17 @@ from jaxvlm.training.checkpoints import (
 )
 from jaxvlm.training.feed import Feed
 from jaxvlm.training.frozen import keep
-from jaxvlm.training.health import Health, means
+from jaxvlm.training.health import Health, mean_work, means, source_losses
+from jaxvlm.training.histograms import histograms
 from jaxvlm.training.mesh import batch_sharding, make_mesh
 from jaxvlm.training.metric_log import MetricLog, NoLog
+from jaxvlm.training.pace import Pace
 from jaxvlm.training.prepare import Run, prepare, print_start
 from jaxvlm.training.processes import Agreement, is_first
 from jaxvlm.training.setup import compute_dtype
 from jaxvlm.training.signals import StopRequest, stop_requests
 from jaxvlm.training.state import TrainState
+from jaxvlm.training.status import status
 from jaxvlm.training.step import Steps, Sums, make_steps
 from jaxvlm.training.validation import Validation
 from jaxvlm.training.watchdog import watchdog
@@ -71,8 +73,9 @@ def train(config, workdir: Path, resume_from: int | None = None) -> None:
                 if is_first():
                     write_text(workdir / "config.json", to_json(config))
                 alive()
-                _Updates(run, state, checkpoints, stop, alive).make()
-                checkpoints.close()
+                with status(workdir) if is_first() else contextlib.nullcontext():
+                    _Updates(run, state, checkpoints, stop, alive).make()
+                    checkpoints.close()
         finally:
             checkpoints.close()
 
@@ -114,12 +117,17 @@ class _Updates:
             console().print(f"all {last} updates stand in {run.workdir}; nothing to do")
             return
         steps = make_steps(
-            run.model, run.optimizer, compute_dtype(config), config.train.remat, self._state
+            run.model,
+            run.optimizer,
+            compute_dtype(config),
+            config.train.remat,
+            self._state,
+            len(run.sources),
         )
         sums = steps.start(self._state.params)
         self._feed = Feed(self._stream(), batch_sharding(run.mesh))
         self._health = Health(self._first, config.train.max_skipped)
-        self._timer = _Timer(self._first, self._feed)
+        self._pace = Pace(run, self._first, self._feed)
         self._agreed = Agreement(run.mesh)
         self._log = MetricLog(run.workdir, self._first, last) if is_first() else NoLog()
         if run.validation is not None:
@@ -170,10 +178,22 @@ class _Updates:
             sums = steps.accumulate(self._state.params, self._run.frozen, sums, batch, key)
             # The sums themselves are given up in the next micro-batch.
             self._computing = jnp.copy(sums.loss)
+        every = self._config.train.histograms_every
+        if every and (step + 1) % every == 0:
+            self._show_histograms(step + 1, sums)
         self._state, metrics, sums = steps.update(self._state, sums)
         self._computing = metrics["loss"]
         self._recent.append(metrics)
         return sums
+
+    def _show_histograms(self, step: int, sums: Sums) -> None:
+        """Of the parameters and gradients that make update `step`."""
+        labels = jnp.maximum(sums.labels, 1.0)
+        shown = {f"parameters/{path}": leaf for path, leaf in self._state.params.items()}
+        found = histograms(shown)
+        for path, leaf in sums.gradients.items():
+            found |= histograms({f"gradients/{path}": leaf / labels})
+        self._log.histograms(step, found)
 
     def _batch(self, made: int):
         """The next batch; where the data breaks off, the updates that were `made` are kept."""
@@ -207,7 +227,7 @@ class _Updates:
         if done == self._first + 1 and not log:
             # Compiling is not the pace of what follows.
             jax.block_until_ready(self._computing)
-            self._timer.read(done)
+            self._pace.read(done)
         if log or save:
             self._health.check(self._recent, done)
         if log:
@@ -236,13 +256,13 @@ class _Updates:
     def _write(self, done: int, found: Mapping[str, float]) -> None:
         """Logs the updates since the last time, and what validation `found`."""
         values = means(self._recent)
+        values |= source_losses(self._recent, self._run.sources)
+        work = mean_work(self._recent)
         self._recent = []
-        values["schedule"] = float(self._run.optimizer.factor(done - 1))
-        values |= self._timer.read(done)
+        values |= self._run.learning_rates(done - 1)
+        values |= self._pace.read(done, work)
         values["lost_samples"] = self._lost
-        values |= found
-        eta = duration((self._last - done) / values["updates_per_second"])
-        self._log.write(done, values, eta)
+        self._log.write(done, values | found)
 
 
 def _killed_worker(error: Exception, step: int) -> UserError:
@@ -250,19 +270,3 @@ def _killed_worker(error: Exception, step: int) -> UserError:
         f"after update {step}: {first_line(error)} (was the memory full?); fewer "
         "data.num_workers need less of it. The same command goes on from here"
     )
-
-
-class _Timer:
-    """Pace and waiting since the last time it was asked."""
-
-    def __init__(self, step: int, feed: Feed):
-        self._feed = feed
-        self._before = step, time.perf_counter(), feed.waited
-
-    def read(self, step: int) -> dict[str, float]:
-        """`updates_per_second`, and the share of time that was waited for input."""
-        now = step, time.perf_counter(), self._feed.waited
-        steps, seconds, waited = (a - b for a, b in zip(now, self._before, strict=True))
-        self._before = now
-        seconds = max(seconds, 1e-9)
-        return {"updates_per_second": steps / seconds, "input_wait": waited / seconds}

@@ -1,9 +1,10 @@
 """The loss: cross-entropy at the positions that predict a label, and what was predicted rightly.
 
-Axes: B rows, L labels a row, D width, W vocabulary, C labels of a chunk.
+Axes: B rows, L labels a row, D width, W vocabulary, C labels of a chunk, S data sources.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,30 @@ Batch = Mapping[str, Array]
 _LOGITS = 2**27
 
 
+class Tally(NamedTuple):
+    """What a batch's labels amount to.
+
+    Attributes:
+      correct: label tokens predicted rightly (greedy).
+      losses: summed cross-entropy of each data source.
+      labels: label tokens of each data source.
+    """
+
+    correct: Float[Array, ""]
+    losses: Float[Array, "S"]
+    labels: Float[Array, "S"]
+
+
 def batch_loss(
-    model: VLM, batch: Batch, remat: str, dropout_key: Array | None
-) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
-    """Summed cross-entropy of a batch of rows, with `(correct, labels)` token counts."""
+    model: VLM, batch: Batch, remat: str, dropout_key: Array | None, sources: int = 1
+) -> tuple[Float[Array, ""], Tally]:
+    """Summed cross-entropy of a batch of rows, in nats, and what else is to be known of it."""
     losses, right = label_scores(model, batch, remat, dropout_key)
     weights = batch["label_weights"]
-    return (losses * weights).sum(), ((right * weights).sum(), weights.sum())
+    losses *= weights
+    of_source = jax.nn.one_hot(batch["label_sources"], sources, dtype=jnp.float32)
+    by_source = jnp.einsum("nbl,bls->ns", jnp.stack([losses, weights]), of_source)
+    return losses.sum(), Tally((right * weights).sum(), *by_source)
 
 
 def label_scores(

@@ -1,35 +1,41 @@
-"""Metrics of a run: lines on the console, JSON lines, TensorBoard."""
+"""Metrics of a run: lines on the console and in `train.log`, JSON lines, TensorBoard."""
 
 import contextlib
 import errno
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from jaxvlm.console import console
+from jaxvlm.console import console, duration
 from jaxvlm.files import write_text
+from jaxvlm.training.histograms import Histogram
 
 
 class MetricLog:
-    """Metrics of a run in `metrics.jsonl` and TensorBoard, and a line on the console."""
+    """Metrics of a run in `metrics.jsonl` and TensorBoard, and a line for people.
+
+    That stands on the console, beside a progress bar where it is a terminal, and in `train.log`.
+    """
 
     def __init__(self, workdir: Path, step: int, max_steps: int):
         """Opens the logs; lines behind `step` are of a run that was cut off and are dropped."""
         self._path, self._logs = workdir / "metrics.jsonl", workdir / "logs"
+        self._lines = workdir / "train.log"
         self._max_steps = max_steps
         write_text(self._path, "".join(_lines(self._path, step)))
         self._waiting: list[dict] = []
         self._board = self._open_board(step + 1 if step else None)
 
-    def write(self, step: int, metrics: Mapping[str, float | None], eta: str) -> None:
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Records the metrics since the last time; None is what no update had.
 
         What cannot be written, on a full disk, waits for the next time.
         """
-        self._waiting.append({"step": step, **metrics})
+        self._waiting.append({"step": step, "time": time.time(), **metrics})
         try:
             before = self._path.stat().st_size
             self._append(before)
@@ -40,7 +46,15 @@ class MetricLog:
                 )
         else:
             self._show_board()
-        self._print(step, metrics, eta)
+        line = shown(step, self._max_steps, metrics)
+        console().print(line, soft_wrap=True)
+        with contextlib.suppress(OSError), self._lines.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+
+    def histograms(self, step: int, found: Mapping[str, Histogram]) -> None:
+        """Shows histograms in TensorBoard."""
+        for name, each in found.items():
+            self._board.add_histogram_raw(name, **each.of_tensorboard(), global_step=step)
 
     def _append(self, before: int) -> None:
         """Writes the lines that wait behind the `before` bytes of the file, or none of them."""
@@ -61,30 +75,13 @@ class MetricLog:
             self._board = self._open_board(None)
         for line in self._waiting:
             for name, value in line.items():
-                if name != "step" and value is not None:
-                    self._board.add_scalar(name, value, line["step"])
+                if name not in ("step", "time") and value is not None:
+                    self._board.add_scalar(name, value, line["step"], line["time"])
         self._waiting = []
 
     def _open_board(self, purge: int | None) -> SummaryWriter:
         # Without a limit of what may wait: a writer that has ended would make training wait for it.
         return SummaryWriter(str(self._logs), purge_step=purge, max_queue=0)
-
-    def _print(self, step: int, metrics: Mapping[str, float | None], eta: str) -> None:
-        console().print(
-            f"Step {step}/{self._max_steps}  Loss {_shown(metrics['loss'], 4)}  "
-            f"token accuracy {_shown(metrics['token_accuracy'], 3)}  "
-            f"lr×{metrics['schedule']:.3f}  grad {_shown(metrics['gradient_norm'], 2)}  "
-            f"{metrics['updates_per_second']:.2f} updates/s  "
-            f"input wait {metrics['input_wait']:.1%}  ETA {eta}"
-            + (
-                f"  held out: loss {metrics['val_loss']:.4f}, "
-                f"exact match {metrics['val_exact_match']:.3f}"
-                if "val_loss" in metrics
-                else ""
-            )
-            + (f"  {metrics['skipped']} updates skipped" if metrics["skipped"] else "")
-            + (f"  {metrics['lost_samples']:,} samples left out" if metrics["lost_samples"] else "")
-        )
 
     def close(self) -> None:
         """Flushes everything."""
@@ -95,15 +92,50 @@ class MetricLog:
 class NoLog:
     """In place of a `MetricLog` in processes that write none."""
 
-    def write(self, step: int, metrics: Mapping[str, float | None], eta: str) -> None:
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Nothing."""
+
+    def histograms(self, step: int, found: Mapping[str, Histogram]) -> None:
         """Nothing."""
 
     def close(self) -> None:
         """Nothing."""
 
 
-def _shown(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def shown(step: int, last: int, metrics: Mapping[str, float | None]) -> str:
+    """The line that people read after update `step` of `last`."""
+    rates = {n.removeprefix("lr/"): v for n, v in metrics.items() if n.startswith("lr/")}
+    if len(set(rates.values())) == 1:
+        rates = {"": next(iter(rates.values()))}
+    parts = [
+        f"Step {step}/{last}",
+        f"Loss {_number(metrics['loss'], '.4f')}",
+        f"token accuracy {_number(metrics['token_accuracy'], '.3f')}",
+        " ".join(["lr", *(f"{name} {rate:.2g}".strip() for name, rate in rates.items())]),
+        f"grad {_number(metrics['gradient_norm'], '.2f')}",
+        f"{metrics['updates_per_second']:.3g} updates/s",
+        f"{metrics['samples_per_second']:,.3g} samples/s",
+        f"{metrics['tokens_per_second']:,.0f} tokens/s",
+    ]
+    if metrics["mfu"] is not None:
+        parts.append(f"MFU {metrics['mfu']:.1%}")
+    if metrics["memory_gib"] is not None:
+        parts.append(f"{metrics['memory_gib']:.1f} GiB")
+    parts += [f"input wait {metrics['input_wait']:.1%}", f"ETA {duration(metrics['eta_seconds'])}"]
+    if "val_loss" in metrics:
+        parts.append(
+            f"held out: loss {metrics['val_loss']:.4f}, "
+            f"exact match {metrics['val_exact_match']:.3f}"
+        )
+    if metrics["skipped"]:
+        parts.append(f"{metrics['skipped']} updates skipped")
+    if metrics["lost_samples"]:
+        parts.append(f"{metrics['lost_samples']:,} samples left out")
+    return "  ".join(parts)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _lines(path: Path, step: int) -> list[str]:

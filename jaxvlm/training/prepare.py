@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 
 from jaxvlm.config import to_json
 from jaxvlm.console import console, print_table
-from jaxvlm.data.training_set import Rows, run_rows
+from jaxvlm.data.sources import source_names
+from jaxvlm.data.training_set import Rows, framing, run_rows
 from jaxvlm.models.lora import is_adapter
 from jaxvlm.models.vlm import VLMConfig, vlm_config
 from jaxvlm.training.frozen import (
@@ -75,6 +76,29 @@ class Run:
     def rows_per_update(self) -> int:
         """Rows an update consumes."""
         return self.rows_per_batch * self.config.train.accumulation
+
+    @property
+    def learning(self) -> set[str]:
+        """The paths of the parameters that learn."""
+        return trainable(self.groups)
+
+    @property
+    def sources(self) -> list[str]:
+        """The names of the training data's sources."""
+        return source_names(self.config.data.train)
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """Height and width in pixels of what VGGT sees."""
+        frame = framing(self.config)
+        return frame.height, frame.width
+
+    def learning_rates(self, step: int) -> dict[str, float]:
+        """The learning rate of each group in update `step`, from 0, as `lr/GROUP`."""
+        factor = float(self.optimizer.factor(step))
+        names = sorted({self.groups[path].name for path in self.learning})
+        rates = self.config.optimizer.learning_rate
+        return {f"lr/{name}": rates[name] * factor for name in names}
 
     def meta(self, step: int) -> dict:
         """What is stored beside the parameters."""

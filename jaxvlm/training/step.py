@@ -15,9 +15,10 @@ from jaxtyping import Array, Float
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm
 from jaxvlm.paths import unflatten
-from jaxvlm.training.loss import Batch, batch_loss
+from jaxvlm.training.loss import Batch, Tally, batch_loss
 from jaxvlm.training.optimizer import Optimizer, Params
 from jaxvlm.training.state import TrainState
+from jaxvlm.training.work import Work, work_of
 
 
 class Sums(NamedTuple):
@@ -26,14 +27,19 @@ class Sums(NamedTuple):
     Attributes:
       gradients: float32 sums over label tokens.
       loss: summed negative log-likelihood in nats.
-      correct: label tokens predicted rightly (greedy).
-      labels: label tokens.
+      tally: of the labels.
+      work: what the batches held.
     """
 
     gradients: Params
     loss: Float[Array, ""]
-    correct: Float[Array, ""]
-    labels: Float[Array, ""]
+    tally: Tally
+    work: Work
+
+    @property
+    def labels(self) -> Float[Array, ""]:
+        """Label tokens."""
+        return self.work.labels
 
 
 class Steps(NamedTuple):
@@ -51,9 +57,10 @@ class Steps(NamedTuple):
     update: Callable
 
 
-def _zero_sums(params: Params) -> Sums:
-    zero = jnp.zeros([], jnp.float32)
-    return Sums(jax.tree.map(jnp.zeros_like, params), zero, zero, zero)
+def _zero_sums(params: Params, sources: int) -> Sums:
+    zero, each = jnp.zeros([], jnp.float32), jnp.zeros([sources], jnp.float32)
+    gradients = jax.tree.map(jnp.zeros_like, params)
+    return Sums(gradients, zero, Tally(zero, each, each), Work(*[zero] * len(Work._fields)))
 
 
 def make_steps(
@@ -62,6 +69,7 @@ def make_steps(
     dtype: jnp.dtype,
     remat: str,
     state: TrainState,
+    sources: int = 1,
 ) -> Steps:
     """Compiles the steps of a run.
 
@@ -71,20 +79,27 @@ def make_steps(
       dtype: of the computation; gradients are taken with respect to the parameters in it.
       remat: what the backward pass recomputes.
       state: where it lies, the new state will lie, and gradients like their parameters.
+      sources: of the data, whose losses are summed apart.
     """
     placed = jax.tree.map(lambda leaf: leaf.sharding, state)
-    sums_placed = Sums(placed.params, placed.step, placed.step, placed.step)
+    whole = placed.step
+    sums_placed = Sums(
+        placed.params, whole, Tally(*[whole] * 3), Work(*[whole] * len(Work._fields))
+    )
     abstract = abstract_vlm(config)
+
+    def start(params: Params) -> Sums:
+        return _zero_sums(params, sources)
 
     def accumulate(params: Params, frozen: Params, sums: Sums, batch: Batch, key) -> Sums:
         def loss(compute: Params):
             model = load(abstract, unflatten({**frozen, **compute}))
-            return batch_loss(model, batch, remat, key)
+            return batch_loss(model, batch, remat, key, sources)
 
         compute = {path: leaf.astype(dtype) for path, leaf in params.items()}
-        (value, (correct, labels)), gradients = jax.value_and_grad(loss, has_aux=True)(compute)
-        total = {p: sums.gradients[p] + g.astype(jnp.float32) for p, g in gradients.items()}
-        return Sums(total, sums.loss + value, sums.correct + correct, sums.labels + labels)
+        (value, tally), gradients = jax.value_and_grad(loss, has_aux=True)(compute)
+        more = Sums(gradients, value, tally, work_of(batch))
+        return jax.tree.map(lambda total, part: total + part.astype(jnp.float32), sums, more)
 
     def update(state: TrainState, sums: Sums):
         count = jnp.maximum(sums.labels, 1.0)
@@ -96,20 +111,22 @@ def make_steps(
         )
         metrics = {
             "loss": sums.loss / count,
-            "token_accuracy": sums.correct / count,
+            "token_accuracy": sums.tally.correct / count,
             "gradient_norm": norm,
             "label_tokens": sums.labels,
             "skipped": 1.0 - good,
+            "tally": sums.tally,
+            "work": sums.work,
         }
-        return TrainState(state.step + 1, params, states), metrics, _zero_sums(params)
+        return TrainState(state.step + 1, params, states), metrics, start(params)
 
     # Without `out_shardings` the sums, which start from constants, would lie whole on every device.
     return Steps(
-        jax.jit(_zero_sums, out_shardings=sums_placed),
+        jax.jit(start, out_shardings=sums_placed),
         jax.jit(accumulate, donate_argnames="sums", out_shardings=sums_placed),
         jax.jit(
             update,
             donate_argnames=("state", "sums"),
-            out_shardings=(placed, placed.step, sums_placed),
+            out_shardings=(placed, whole, sums_placed),
         ),
     )

@@ -118,10 +118,10 @@ def measure(flags, views: int, source: str, remat: str, precision: str, updates=
             def loss(params, batch):
                 leaves = {p: v.astype(dtype) for p, v in params.items()}
                 tree = unflatten({**frozen, **leaves})
-                total, (_, labels) = batch_loss(
+                total, tally = batch_loss(
                     load_model(abstract_vlm(model), tree), batch, "none", None
                 )
-                return total / labels
+                return total / tally.labels.sum()
 
             return {"loss": float(jax.jit(loss)(params, batch))}
         optimizer = make_optimizer({p: groups[p] for p in params}, config.optimizer, 937)
@@ -179,6 +179,7 @@ def rows(config, model, count: int, source: str) -> dict:
         "view_counts": np.full((count, sets), data.num_views),
     }
     found = {name: np.ascontiguousarray(value, np.int32) for name, value in found.items()}
+    found["label_sources"] = np.zeros(labels, np.int32)
     found["label_weights"] = np.ones(labels, np.float32)
     found["geometry"] = rng.normal(size=(count, sets, data.num_views, FEATURES)).astype(np.float32)
     side = data.image_size

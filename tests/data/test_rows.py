@@ -34,7 +34,9 @@ def builder(records, mode="per_view", blind=False, capacity=CAPACITY) -> RowBuil
     samples, _ = tokenize(records, tokenizer, "plain", 100, VIEWS + LATENTS)
     reader = ImageReader(framing=Framing(SIDE, SIDE), views=VIEWS, blind=blind)
     placeholder, pad = tokenizer.placeholder_id, tokenizer.pad_id
-    return RowBuilder(records, samples, capacity, LAYOUTS[mode], reader, placeholder, pad)
+    return RowBuilder(
+        records, samples, capacity, LAYOUTS[mode], reader, placeholder, pad, [0] * len(records)
+    )
 
 
 def planned(build: RowBuilder, dropout: float, seed: int) -> list[list[Group]]:
@@ -165,6 +167,7 @@ def test_shapes_and_types_are_those_of_the_contract(records):
         "label_positions": labels,
         "labels": labels,
         "label_weights": ((40,), "float32"),
+        "label_sources": labels,
         "images": ((SETS, VIEWS, SIDE, SIDE, 3), "uint8"),
         "view_counts": ((SETS,), "int32"),
         "geometry": ((SETS, VIEWS, 37), "float32"),

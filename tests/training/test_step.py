@@ -144,8 +144,8 @@ def test_logits_in_chunks_are_those_at_once(toy, monkeypatch, most):
             model = load(abstract_vlm(toy.model), unflatten({**toy.frozen, **params}))
             return loss.batch_loss(model, batch, "none", None)
 
-        (total, (correct, labels)), found = jax.value_and_grad(value, has_aux=True)(toy.trained)
-        return float(total), float(correct), float(labels), found
+        (total, tally), found = jax.value_and_grad(value, has_aux=True)(toy.trained)
+        return float(total), float(tally.correct), float(tally.labels[0]), found
 
     whole = gradients()
     monkeypatch.setattr(loss, "_LOGITS", most)

@@ -243,11 +243,12 @@ def test_a_score_that_is_not_finite_is_none(straight, tmp_path):
 
 
 def test_metrics_that_cannot_be_written_wait(tmp_path, monkeypatch, capsys):
-    values = {"loss": 1.0, "token_accuracy": 0.5, "schedule": 1.0, "gradient_norm": 1.0,
-              "updates_per_second": 1.0, "input_wait": 0.0, "skipped": 0,
-              "lost_samples": 0}  # fmt: skip
+    values = {"loss": 1.0, "token_accuracy": 0.5, "lr/language": 1.0, "gradient_norm": 1.0,
+              "updates_per_second": 1.0, "samples_per_second": 2.0, "tokens_per_second": 3.0,
+              "mfu": None, "memory_gib": None, "input_wait": 0.0, "eta_seconds": 8.0,
+              "skipped": 0, "lost_samples": 0}  # fmt: skip
     log = MetricLog(tmp_path, 0, 9)
-    log.write(1, values, "")
+    log.write(1, values)
     append, full = MetricLog._append, iter([True, True, False])
 
     def cut_short(self, before):
@@ -257,7 +258,7 @@ def test_metrics_that_cannot_be_written_wait(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(MetricLog, "_append", cut_short)
     for step in (2, 3, 4):
-        log.write(step, values, "")
+        log.write(step, values)
     log.close()
     assert [line["step"] for line in logged(tmp_path)] == [1, 2, 3, 4]
     assert capsys.readouterr().out.count("its lines wait") == 1

@@ -210,7 +210,9 @@ def ours(model: Reference, data):
     steps = make_steps(VLMConfig(vision=None, **sizes), optimizer, jnp.float32, "none", state)
     layout = VisualLayout(mode, geometry.tokens(VIEWS), SIZES["num_latents"])
     capacity, reader = Capacity(192, 2, 32, 3), Reader(framing=None, views=VIEWS)
-    builder = RowBuilder(scenes, samples, capacity, layout, reader, PLACEHOLDER, pad=0)
+    builder = RowBuilder(
+        scenes, samples, capacity, layout, reader, PLACEHOLDER, pad=0, sources=[0] * len(scenes)
+    )
     sums, curve = steps.start(state.params), []
     for update in updates:
         for rows in update:

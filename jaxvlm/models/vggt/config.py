@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from jaxvlm.errors import UserError
+from jaxvlm.models.flops import Flops
 
 HEADS = ("camera", "depth", "point")
 
@@ -94,16 +95,21 @@ class VGGTConfig:
         rows, columns = self.grid(height, width)
         return self.special_tokens + rows * columns
 
-    def flops(self, views: int, height: int, width: int) -> float:
-        """Operations of the aggregator for one image set, a multiply-add being two.
+    def flops(self, views: float, height: int, width: int, squares: float | None = None) -> Flops:
+        """Operations of the aggregator; the ViT counts when there is one.
 
-        Only matrix products are counted; the ViT counts when there is one.
+        Args:
+          views: of one image set, or of many together.
+          height: of the images, in pixels.
+          width: of the images, in pixels.
+          squares: the sum of the squares of the sets' views; of one set by default.
         """
         per_view = self.tokens_per_view(height, width)
         tokens = views * per_view
+        squares = views**2 if squares is None else squares
         vit = self.vit_depth if self.patch_embed == "vit" else 0
         blocks = vit + 2 * self.depth
         # Query, key, value and output are 4 C², the MLP 2 C² times its ratio.
         linear = 2 * tokens * self.embed_dim**2 * (4 + 2 * self.mlp_ratio) * blocks
-        pairs = tokens * per_view * (vit + self.depth) + tokens**2 * self.depth
-        return linear + 4 * self.embed_dim * pairs
+        pairs = per_view**2 * (views * (vit + self.depth) + squares * self.depth)
+        return Flops(linear, 4 * self.embed_dim * pairs)
