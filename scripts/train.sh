@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Trains Stage 1 on the GPUs of this machine, as the original's launcher was used:
+#
+#   scripts/train.sh [--safe] [debug|full] [num_gpus]      (full, 2)
+#
+# The same command goes on where it stopped. BATCH_PER_GPU questions x GRAD_ACCUM micro-batches a
+# GPU and update (one question a row, instead of packed rows), DATALOADER_NUM_WORKERS, PYTHON and
+# WORKDIR are taken from the environment; flags of jaxvlm.train may stand behind.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+
+usage() {
+  echo "scripts/train.sh: $1; use scripts/train.sh [--safe] [debug|full] [num_gpus]" >&2
+  exit 2
+}
+
+number() { # name value: what must be a whole number from 1
+  [[ $2 =~ ^[1-9][0-9]*$ ]] || usage "$1=$2 is no number from 1"
+}
+
+safe="" mode=full gpus=2
+if [ "${1:-}" = --safe ]; then safe=1; shift; fi
+case "${1:-}" in
+  debug | full) mode=$1; shift ;;
+  -* | "" | [0-9]*) ;;
+  *) usage "unknown mode '$1'" ;;
+esac
+case "${1:-}" in
+  "" | --*) ;;
+  *) gpus=$1; shift ;;
+esac
+number num_gpus "$gpus"
+
+variants=$([ "$mode" = debug ] && echo debug || true)
+name=stage1${variants:+_$variants}
+if [ -n "$safe" ]; then variants+=${variants:+,}safe name+=_safe; fi
+flags=(--config "configs/stage1.py${variants:+:$variants}" --workdir "${WORKDIR:-runs/$name}")
+flags+=(--devices "$gpus")
+if [ -n "${BATCH_PER_GPU:-}${GRAD_ACCUM:-}" ]; then
+  if [ -n "$safe" ]; then usage "--safe is 1 question x 4; unset BATCH_PER_GPU and GRAD_ACCUM"; fi
+  number BATCH_PER_GPU "${BATCH_PER_GPU:=6}"
+  number GRAD_ACCUM "${GRAD_ACCUM:=32}"
+  flags+=(--config.data.pack=False --config.train.rows_per_device="$BATCH_PER_GPU")
+  flags+=(--config.train.accumulation="$GRAD_ACCUM")
+fi
+if [ -n "${DATALOADER_NUM_WORKERS:-}" ]; then
+  flags+=(--config.data.num_workers="$DATALOADER_NUM_WORKERS")
+fi
+
+# The first of the GPUs that may be used.
+visible=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((gpus - 1)))}
+CUDA_VISIBLE_DEVICES=$(cut -d, -f"1-$gpus" <<<"$visible")
+export CUDA_VISIBLE_DEVICES
+
+python=${PYTHON:-.venv/bin/python}
+echo "$python -m jaxvlm.train ${flags[*]} $*"
+exec "$python" -m jaxvlm.train "${flags[@]}" "$@"
