@@ -287,7 +287,7 @@ def _laid_out(
     """Which samples stand in which row, and what makes arrays of them."""
     data, layout = config.data, visual_layout(config)
     tokenizer = load_tokenizer(config.text.tokenizer)
-    capacity = _capacity(data)
+    capacity = row_capacity(data)
     plan = Plan(
         samples,
         weighted,
@@ -311,7 +311,8 @@ def _laid_out(
     return plan, builder
 
 
-def _capacity(data) -> Capacity:
+def row_capacity(data) -> Capacity:
+    """What fits into a row, as a `data` section says."""
     if not data.pack:
         return Capacity(data.row_length, 1, data.row_labels, 1)
     return Capacity(data.row_length, data.row_sets, data.row_labels, data.questions_per_set)

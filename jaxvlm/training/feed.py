@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 # Batches that wait on the devices; each takes their memory.
-_AHEAD = 2
+AHEAD = 2
 
 
 class Fed(NamedTuple):
@@ -38,7 +38,7 @@ class Feed:
         self.waited = 0.0
         self._stream = stream
         self._sharding = sharding
-        self._ready: queue.Queue = queue.Queue(_AHEAD)
+        self._ready: queue.Queue = queue.Queue(AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         self._thread.start()

@@ -2,7 +2,11 @@
 
 import dataclasses
 
+from jaxvlm.errors import UserError
+
 GIB = 2**30
+# Devices of one machine.
+MACHINE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,34 +20,51 @@ class Accelerator:
       memory: bytes that a program can have of it.
       bandwidth: bytes a second to and from its memory.
       link: bytes a second to the other devices of its machine, in one direction.
+      network: bytes a second to other machines, in one direction.
+      capability: CUDA's compute capability.
+      cores: streaming multiprocessors.
       source: where the figures stand.
     """
 
     name: str
     kind: str
     flops: float
-    memory: float
+    memory: int
     bandwidth: float
     link: float
+    network: float
+    capability: tuple[int, int]
+    cores: int
     source: str
 
 
-# NVLink's figures are of both directions together; `link` is half of them. Memory is what the
-# driver shows, in the makers' names in GB.
+# NVLink's figures are of both directions together; `link` is half of them. `network` is that of the
+# makers' own machines, one adapter a GPU. Memory is what the driver reports.
 ACCELERATORS = (
-    Accelerator("a100-40gb", "A100-SXM4-40GB", 312e12, 39.4 * GIB, 1.555e12, 300e9,
-                "NVIDIA A100 data sheet, 2021"),
-    Accelerator("a100-80gb", "A100-SXM4-80GB", 312e12, 79.2 * GIB, 2.039e12, 300e9,
-                "NVIDIA A100 data sheet, 2021"),
-    Accelerator("h100-80gb", "H100 80GB HBM3", 989.4e12, 79.1 * GIB, 3.35e12, 450e9,
-                "NVIDIA H100 data sheet (SXM), 2023"),
-    Accelerator("h200", "H200", 989.4e12, 139.8 * GIB, 4.8e12, 450e9,
-                "NVIDIA H200 data sheet (SXM), 2024"),
-    Accelerator("b200", "B200", 2250e12, 178.0 * GIB, 7.7e12, 900e9,
-                "NVIDIA DGX B200 data sheet, 2024 (an eighth of the machine)"),
-    Accelerator("l40s", "L40S", 362e12, 44.4 * GIB, 0.864e12, 32e9,
-                "NVIDIA L40S data sheet, 2023 (PCIe 4)"),
+    Accelerator("a100-40gb", "A100-SXM4-40GB", 312e12, 42_331_013_120, 1.555e12, 300e9, 25e9,
+                (8, 0), 108, "NVIDIA A100 data sheet, 2021; DGX A100: 200 Gb/s a GPU"),
+    Accelerator("a100-80gb", "A100-SXM4-80GB", 312e12, 85_051_047_936, 2.039e12, 300e9, 25e9,
+                (8, 0), 108, "NVIDIA A100 data sheet, 2021; DGX A100: 200 Gb/s a GPU"),
+    Accelerator("h100-80gb", "H100 80GB HBM3", 989.4e12, 84_942_979_072, 3.352e12, 450e9, 50e9,
+                (9, 0), 132, "NVIDIA H100 data sheet (SXM), 2023; DGX H100: 400 Gb/s a GPU"),
+    Accelerator("h200", "H200", 989.4e12, 150_110_011_392, 4.8e12, 450e9, 50e9,
+                (9, 0), 132, "NVIDIA H200 data sheet (SXM), 2024; DGX H200: 400 Gb/s a GPU"),
+    Accelerator("b200", "B200", 2250e12, 191_514_411_008, 7.672e12, 900e9, 50e9,
+                (10, 0), 148, "NVIDIA DGX B200 data sheet, 2024 (an eighth); 400 Gb/s a GPU"),
 )  # fmt: skip
+
+
+def by_name(name: str) -> Accelerator:
+    """The accelerator that a user asks for.
+
+    Raises:
+      UserError: there is none of this name; it lists the known.
+    """
+    for known in ACCELERATORS:
+        if known.name == name:
+            return known
+    names = ", ".join(known.name for known in ACCELERATORS)
+    raise UserError(f"unknown device {name!r}: known are {names}")
 
 
 def by_kind(kind: str) -> Accelerator | None:

@@ -1,0 +1,154 @@
+"""A plan: estimates for several numbers of devices, a recommendation, and how they are shown."""
+
+import dataclasses
+import json
+
+from jaxvlm.console import print_table, progress, say
+from jaxvlm.planning.choice import mesh_for, recommend
+from jaxvlm.planning.compiled import StepBytes, cuda_compiles, in_a_child
+from jaxvlm.planning.estimate import UTILISATION_SOURCE, Estimate, estimate, fits
+from jaxvlm.training.hardware import GIB, Accelerator
+
+# Numbers of devices that the last table shows besides those that were asked for.
+_SCALES = (1, 8, 16, 64, 256, 1024)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is known of a configuration's runs.
+
+    Attributes:
+      device: what they run on.
+      target: what the steps were compiled for: the device's name, or "cpu".
+      asked: as configured, on each number of devices that was asked for.
+      others: on other numbers, with the work space of the nearest that was compiled.
+      recommended: for the first number, with its flags; None if nothing fits, or nobody asked.
+      flags: of the recommended setting.
+    """
+
+    device: Accelerator
+    target: str
+    asked: list[Estimate]
+    others: list[Estimate]
+    recommended: Estimate | None
+    flags: str
+
+
+def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) -> Plan:
+    """Compiles and estimates.
+
+    Args:
+      config: checked.
+      counts: numbers of devices.
+      device: of which kind.
+      recommends: whether to look for the best setting on the first number.
+
+    Raises:
+      UserError: a mesh that cannot be, or a step that does not compile.
+    """
+    target = device.name if cuda_compiles() else None
+    known: dict[tuple, dict[str, StepBytes]] = {}
+
+    def compiled(setting, mesh: tuple[int, int]) -> dict[str, StepBytes]:
+        train = setting.train
+        key = (*mesh, train.remat, train.rows_per_device, setting.optimizer.offload)
+        if key not in known:
+            known[key] = in_a_child(setting, mesh, target)
+            advance()
+        return known[key]
+
+    with progress("compiling", len(counts), lines=False) as advance:
+        meshes = [mesh_for(config, count, device) for count in counts]
+        asked = [estimate(config, *mesh, compiled(config, mesh), device) for mesh in meshes]
+        best = recommend(config, counts[0], device, compiled) if recommends else None
+    others = []
+    for count in _SCALES:
+        if count not in counts and config.mesh.data * config.mesh.fsdp == -1:
+            nearest = min(meshes, key=lambda mesh: abs(mesh[0] * mesh[1] - count))
+            mesh = mesh_for(config, count, device)
+            steps = compiled(config, nearest)
+            others.append(estimate(config, *mesh, steps, device, nearest[1]))
+    flags = ""
+    if best:
+        setting, found = best
+        wanted = {
+            "mesh.data": found.data,
+            "mesh.fsdp": found.fsdp,
+            "train.rows_per_device": found.rows_per_device,
+            "train.accumulation": found.accumulation,
+            "train.remat": found.remat,
+            "optimizer.offload": setting.optimizer.offload,
+        }
+        flags = " ".join(f"--config.{name}={value}" for name, value in wanted.items())
+    return Plan(device, target or "cpu", asked, others, best and best[1], flags)
+
+
+def show(plan: Plan) -> None:
+    """Prints a plan as tables."""
+    device, first = plan.device, plan.asked[0]
+    here = "compiled" if plan.target != "cpu" else "compiled for CPU: an upper bound"
+    rows = [
+        ("parameters that learn, float32", _gib(first.state.parameters), "from shapes"),
+        ("frozen parameters", _gib(first.state.frozen), "from shapes"),
+        ("gradients, summed in float32", _gib(first.state.gradients), "from shapes"),
+        ("optimizer", _gib(first.state.optimizer), "from shapes"),
+        ("batches, one used and two waiting", _gib(3 * first.batch), "from shapes"),
+        ("activations and work space", _gib(first.temporary), here),
+        (f"peak, of {_gib(device.memory)}", _gib(first.peak), _verdict(first, device)),
+        ("host memory a machine", _gib(first.host), "formula"),
+        ("operations an update", f"{first.computed_flops / 1e12:,.0f} TFLOP", "formula"),
+        ("received a micro-batch", f"{sum(first.traffic) / 1e9:,.1f} GB", "formula"),
+        ("a micro-batch's computation", f"{first.compute_seconds:.2f} s", "formula"),
+        ("a micro-batch's communication", f"{first.traffic_seconds:.2f} s", "formula"),
+        ("an update", f"{first.seconds:.2f} s", "formula"),
+    ]
+    print_table(f"A device of {first.devices} {device.name}: {_setting(first)}",
+                ("what", "how much", "known by"), rows)  # fmt: skip
+    scaled = sorted([*plan.asked, *plan.others], key=lambda found: found.devices)
+    rows = [
+        (
+            found.devices,
+            f"{found.data} x {found.fsdp}",
+            _gib(found.peak),
+            _verdict(found, device),
+            f"{sum(found.traffic) / 1e9:,.1f} GB",
+            f"{found.traffic_seconds / found.compute_seconds:.0%}",
+            f"{found.seconds:.2f} s",
+            f"{found.mfu:.0%}",
+        )
+        for found in scaled
+    ]
+    columns = ("devices", "data x fsdp", "peak", "", "received", "of computation", "update", "MFU")
+    print_table("Other numbers of devices, the same micro-batch each", columns, rows)
+    say(f"time: {UTILISATION_SOURCE}; {device.source}")
+    if plan.recommended:
+        say(
+            f"recommended on {plan.recommended.devices}: {_setting(plan.recommended)}, peak "
+            f"{_gib(plan.recommended.peak)}, {plan.recommended.seconds:.2f} s an update:\n"
+            f"  {plan.flags}"
+        )
+
+
+def as_json(plan: Plan) -> str:
+    """All of a plan."""
+    found = dataclasses.asdict(plan)
+    for name in ("asked", "others"):
+        for entry, each in zip(found[name], getattr(plan, name), strict=True):
+            entry |= {"devices": each.devices, "fits": fits(each, plan.device), "mfu": each.mfu}
+            entry |= {"state": each.state._asdict(), "traffic": each.traffic._asdict()}
+    return json.dumps(found, indent=2)
+
+
+def _setting(found: Estimate) -> str:
+    return (
+        f"mesh {found.data} x {found.fsdp}, {found.rows_per_device} row(s) x "
+        f"{found.accumulation} micro-batches, remat {found.remat}"
+    )
+
+
+def _verdict(found: Estimate, device: Accelerator) -> str:
+    return "fits" if fits(found, device) else "does not fit"
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:,.2f} GiB"
