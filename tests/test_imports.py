@@ -23,8 +23,10 @@ FLOORS = {
     "models": set(),
     "training": {"models", "data", "rooms", *BASE},
     "generation": {"training", "models", "data", *BASE},
+    "planning": {"training", "models", "data", *BASE},
+    "monitoring": set(),
 }
-JAX_FREE = ("render", "data", "metrics", "rooms")
+JAX_FREE = ("render", "data", "metrics", "rooms", "monitoring")
 COMMON = {"console", "errors", "files", "paths"}
 
 
