@@ -5,6 +5,7 @@ A configuration file defines `get_config(argument)`, which starts from `default(
 """
 
 import ast
+import contextlib
 import difflib
 import importlib.util
 import json
@@ -14,6 +15,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxvlm.errors import UserError
+
+# A number that is chosen at the start.
+AUTO = "auto"
 
 
 def default() -> ConfigDict:
@@ -167,7 +171,8 @@ def default() -> ConfigDict:
             "train": {
                 # Updates of the parameters.
                 "max_steps": 937,
-                # Rows a device and micro-batch; micro-batches an update.
+                # Rows a device and micro-batch, or "auto": as many as fit, in fewer micro-batches;
+                # micro-batches an update.
                 "rows_per_device": 1,
                 "accumulation": 8,
                 # "none", "dots" or "full": what is recomputed backwards, layer by layer.
@@ -293,7 +298,10 @@ def _assign(config: ConfigDict, name: str, value: object) -> None:
     current = _field(node, last, ".".join(parents))
     if isinstance(current, ConfigDict):
         raise UserError(f"{name} is a group of fields ({', '.join(sorted(current))}), not a field")
-    node[last] = _checked(name, current, value)
+    value = _checked(name, current, value)
+    # "auto" stands where a number does.
+    with node.ignore_type() if AUTO in (current, value) else contextlib.nullcontext():
+        node[last] = value
 
 
 def _field(node: object, name: str, where: str) -> object:
@@ -314,6 +322,10 @@ def _checked(name: str, current: object, value: object) -> object:
     if name in ("data.train", "data.val", "data.test") and isinstance(value, str | tuple | list):
         parts = (value,) if isinstance(value, str) else value
         return tuple({"path": p, "weight": 1.0} if isinstance(p, str) else p for p in parts)
+    if name == "train.rows_per_device" and (value == AUTO or current == AUTO):
+        if value != AUTO and not (isinstance(value, int) and not isinstance(value, bool)):
+            raise UserError(f"configuration field {name!r} expects a number or {AUTO!r}")
+        return value
     if isinstance(current, tuple) and isinstance(value, list):
         return tuple(value)
     optional = (str, type(None)) if name.endswith((".weights", ".folder", "init_from")) else ()

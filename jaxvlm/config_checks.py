@@ -64,6 +64,9 @@ _CHOICES = {
 def check(config) -> None:
     """Raises a UserError that names the first field with an impossible value."""
     for name, least in _AT_LEAST.items():
+        # "auto" is a number once the run starts.
+        if isinstance(_get(config, name), str):
+            continue
         if not least <= _get(config, name) < math.inf:
             raise UserError(f"{name}={_get(config, name)}: expected at least {least}")
     if config.seed >= 2**32:

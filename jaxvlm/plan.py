@@ -10,7 +10,7 @@ bound. Operations, traffic and time come from formulas. Weights and data need no
 import argparse
 
 from jaxvlm import entry
-from jaxvlm.config import load
+from jaxvlm.config import AUTO, load
 from jaxvlm.config_checks import check
 from jaxvlm.errors import UserError
 
@@ -21,6 +21,9 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError(f"--devices {min(flags.devices)}: expected numbers from 1")
     config = load(flags.config, flags.overrides)
     check(config)
+    if config.train.rows_per_device == AUTO:
+        # The recommendation says how many.
+        config = load(flags.config, [*flags.overrides, "train.rows_per_device=1"])
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.planning.report import as_json, make_plan, show
     from jaxvlm.training.hardware import by_name

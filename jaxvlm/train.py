@@ -27,6 +27,9 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError(f"--devices {flags.devices}: expected at least 1")
     place = find_place(flags)
     # Not before: a wrong flag should be answered at once.
+    from jax.errors import JaxRuntimeError
+
+    from jaxvlm.planning.at_start import out_of_memory, with_rows
     from jaxvlm.training.loop import train
     from jaxvlm.training.processes import check_devices, joined
     from jaxvlm.workdir import open_workdir
@@ -39,7 +42,11 @@ def main(flags: argparse.Namespace) -> None:
         if place is not None:
             stack.enter_context(joined(place, flags.join_seconds))
         check_devices(flags.devices)
-        train(config, workdir, flags.resume_from)
+        config = with_rows(config)
+        try:
+            train(config, workdir, flags.resume_from)
+        except JaxRuntimeError as error:
+            raise out_of_memory(config, error) or error from error
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from jaxvlm.config import AUTO
 from jaxvlm.console import print_table
 from jaxvlm.data.images import load_image
 from jaxvlm.data.packing import Group
@@ -40,7 +41,7 @@ class BatchView:
         Raises:
           UserError: whatever is wrong with the configuration's data.
         """
-        size = config.train.rows_per_device
+        size = 1 if config.train.rows_per_device == AUTO else config.train.rows_per_device
         self._config = config
         self._number = number
         self._rows = training_rows(config, (number + 1) * size)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from jaxvlm.errors import UserError
 from jaxvlm.planning.compiled import StepBytes
-from jaxvlm.planning.estimate import USABLE, Estimate, estimate, fits
+from jaxvlm.planning.estimate import Estimate, estimate, fits
 from jaxvlm.planning.state_bytes import state_bytes
 from jaxvlm.training.hardware import MACHINE, Accelerator
 
@@ -12,6 +12,8 @@ Compile = Callable[[object, tuple[int, int]], dict[str, StepBytes]]
 
 # From what is fastest to what takes least memory.
 _REMAT = ("none", "dots", "full")
+# Rows a device and micro-batch that are tried.
+_ROWS = (1, 2, 4, 8, 16)
 # The share of memory that what stays may take, the rest being for activations.
 _STATE_SHARE = 0.6
 
@@ -42,13 +44,10 @@ def mesh_for(config, devices: int, device: Accelerator) -> tuple[int, int]:
     return devices // fsdp, fsdp
 
 
-def with_setting(config, remat: str, rows: int, accumulation: int, offload: str | None = None):
+def with_setting(config, remat: str, offload: str):
     """A copy of a configuration with another setting."""
     config = config.copy_and_resolve_references()
-    config.train.remat = remat
-    config.train.rows_per_device, config.train.accumulation = rows, accumulation
-    if offload:
-        config.optimizer.offload = offload
+    config.train.remat, config.optimizer.offload = remat, offload
     return config
 
 
@@ -66,24 +65,35 @@ def recommend(
       compiled: gives the bytes of a configuration's steps on a mesh.
     """
     mesh = mesh_for(config, devices, device)
-
-    def tried(candidate) -> Estimate | None:
-        found = estimate(candidate, *mesh, compiled(candidate, mesh), device)
-        return found if fits(found, device) else None
-
-    total = config.train.rows_per_device * config.train.accumulation
     for offload in dict.fromkeys((config.optimizer.offload, "host")):
         for remat in _REMAT:
-            best = None
-            for rows in (n for n in (1, 2, 4, 8, 16) if total % n == 0):
-                candidate = with_setting(config, remat, rows, total // rows, offload)
-                found = tried(candidate)
-                if found is None or (best and found.seconds > 0.98 * best[1].seconds):
-                    break
-                best = candidate, found
+            best = best_rows(with_setting(config, remat, offload), mesh, device, compiled)
             if best:
                 return best
     return None
+
+
+def best_rows(
+    config, mesh: tuple[int, int], device: Accelerator, compiled: Compile
+) -> tuple[object, Estimate] | None:
+    """As many rows a device and micro-batch as fit, or None: fewer micro-batches gather less.
+
+    Args:
+      config: whose rows x accumulation, the rows of an update, stand.
+      mesh: sizes of its axes.
+      device: what computes.
+      compiled: see `recommend`.
+    """
+    best = None
+    total = config.train.rows_per_device * config.train.accumulation
+    for rows in (n for n in _ROWS if total % n == 0):
+        candidate = config.copy_and_resolve_references()
+        candidate.train.rows_per_device, candidate.train.accumulation = rows, total // rows
+        found = estimate(candidate, *mesh, compiled(candidate, mesh), device)
+        if not fits(found, device):
+            break
+        best = candidate, found
+    return best
 
 
 def smaller(config) -> Iterator[str]:
@@ -107,8 +117,3 @@ def smaller(config) -> Iterator[str]:
         yield f"--config.data.row_sets={config.data.row_sets - 1}"
     if config.data.row_length > config.text.max_length:
         yield f"--config.data.row_length={max(config.data.row_length // 2, config.text.max_length)}"
-
-
-def most_bytes(device: Accelerator) -> float:
-    """What a run may take of a device."""
-    return USABLE * device.memory

@@ -117,7 +117,9 @@ def _environment(mesh: tuple[int, int], target: str | None) -> dict[str, str]:
     # Without the launcher's: those of a Slurm job or of the GPUs that are here.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("XLA_")}
     if target:
-        return kept | {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "JAX_PLATFORMS": ""}
+        # A GPU that is here is another process's.
+        hidden = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": ""}
+        return kept | hidden | {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
     count = f"--xla_force_host_platform_device_count={mesh[0] * mesh[1]}"
     return kept | {"XLA_FLAGS": count, "JAX_PLATFORMS": "cpu"}
 

@@ -300,6 +300,7 @@ def qwen3(stored) -> Qwen3:
     return tree.load(abstract, jax.tree.map(jnp.asarray, unflatten(language)["language"]))
 
 
+@pytest.mark.slow
 def test_a_run_answers_in_transformers_as_here(tmp_path):
     run = tmp_path / "run"
     run.mkdir()

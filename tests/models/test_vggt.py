@@ -290,6 +290,7 @@ def test_impossible_sizes_are_refused(change, message):
         dataclasses.replace(VIT, **change)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_reach_every_parameter():
     # This generator compiles faster than the default one.
     key = jax.random.key(0, impl="unsafe_rbg")
@@ -308,6 +309,7 @@ def test_gradients_are_finite_and_reach_every_parameter():
     assert still == {"aggregator/patch_embed/mask_token"}
 
 
+@pytest.mark.slow
 def test_remat_changes_the_memory_but_not_the_gradients():
     aggregator = imported("vggt_tiny_conv").aggregator
     images = jnp.asarray(images_of("vggt_tiny_conv", "nonsq"))
@@ -340,6 +342,7 @@ def test_pose_iterations_are_detached_from_one_another():
     np.testing.assert_array_equal(reach[1:], 0)
 
 
+@pytest.mark.slow
 def test_compute_follows_the_parameters_dtype():
     model = imported("vggt_tiny")
     images = jnp.asarray(images_of("vggt_tiny", "down"))

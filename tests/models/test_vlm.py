@@ -90,6 +90,7 @@ def test_visual_vectors_stand_exactly_where_the_index_says(model, toy):
     assert (index >= 0).sum() > 20
 
 
+@pytest.mark.slow
 def test_a_packed_row_is_its_samples_each_in_a_row_of_its_own(toy, loss_and_gradients):
     groups = toy.rows.plan.row(0)
     alone = [Group((i,), group.views) for group in groups for i in group.samples]

@@ -177,6 +177,7 @@ def test_impossible_adapters_are_refused(change, message):
         LoraConfig(**{"rank": 4, **change})
 
 
+@pytest.mark.slow
 def test_first_layers_stay_and_the_others_learn(toy, records, weights, tmp_path):
     config = configured(records, weights, model__language__frozen_layers=1)
     shapes = abstract_parameters(vlm_config(config.model))

@@ -82,6 +82,7 @@ def test_an_update_may_be_named(records, weights, first, tmp_path):
     assert_equal(found, parameters(first, 4))
 
 
+@pytest.mark.slow
 def test_what_it_trained_and_this_run_freezes_is_kept(
     records, weights, first, adapted, tmp_path, toy
 ):

@@ -51,6 +51,7 @@ def test_histograms_count_every_value_once():
     assert found.total == pytest.approx(values.sum(dtype=np.float64), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_histograms_are_shown_when_asked_for(records, tmp_path):
     config = tiny.config_for(records, train__max_steps=2, train__histograms_every=2)
     loop.train(config, tmp_path)

@@ -97,6 +97,7 @@ def test_the_metrics_are_means_over_label_tokens(toy, prepared):
     assert 0 <= float(metrics["token_accuracy"]) <= 1
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_and_keeps_float32_masters(toy, records):
     config = tiny.config_for(records, precision="bfloat16")
     params = all_parameters(config, toy.model, toy.groups, toy.mesh)
@@ -133,6 +134,7 @@ def test_recomputing_changes_nothing(toy, prepared, remat):
         np.testing.assert_allclose(sums[1].gradients[path], gradient, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 5 * 672 * 2])
 def test_logits_in_chunks_are_those_at_once(toy, monkeypatch, most):
     """One label at a time, and chunks that do not divide the labels."""
