@@ -11,6 +11,7 @@ from jaxvlm import entry
 from jaxvlm.config import load
 from jaxvlm.config_checks import check
 from jaxvlm.errors import UserError
+from jaxvlm.shares import add_shard
 
 
 def main(flags: argparse.Namespace) -> None:
@@ -24,7 +25,7 @@ def main(flags: argparse.Namespace) -> None:
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.training.features import cache_features
 
-    cache_features(config, flags.batch_sets)
+    cache_features(config, flags.batch_sets, flags.shard)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
         default=4,
         help="image sets a device encodes at a time (default: 4)",
     )
+    add_shard(flags)
     return flags
 
 

@@ -10,7 +10,7 @@ from jaxvlm.errors import UserError
 
 @contextlib.contextmanager
 def open_workdir(
-    folder: Path | str, field: str = "--workdir", locks: bool = True
+    folder: Path | str, field: str = "--workdir", locks: bool = True, shared: bool = False
 ) -> Iterator[Path]:
     """Creates the folder, and locks it for this process.
 
@@ -18,6 +18,7 @@ def open_workdir(
       folder: where.
       field: which names it, for messages.
       locks: False for the other processes of a run that share it.
+      shared: lets others in that are too, but no run that is not.
 
     Raises:
       UserError: it cannot be written, or another run works in it.
@@ -31,7 +32,8 @@ def open_workdir(
     with lock:
         try:
             if locks:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
                 f"another run works in {folder}; stop it or choose another {field}"

@@ -27,7 +27,7 @@ FLOORS = {
     "monitoring": set(),
 }
 JAX_FREE = ("render", "data", "metrics", "rooms", "monitoring")
-COMMON = {"console", "errors", "files", "paths"}
+COMMON = {"console", "errors", "files", "paths", "shares"}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:

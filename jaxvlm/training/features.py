@@ -41,6 +41,7 @@ from jaxvlm.errors import UserError
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm, features_of, vlm_config
 from jaxvlm.paths import unflatten
+from jaxvlm.shares import WHOLE, Share
 from jaxvlm.training.frozen import vision_identity
 from jaxvlm.training.mesh import batch_sharding, make_mesh
 from jaxvlm.training.missing import check_weights
@@ -60,18 +61,20 @@ _READERS = 16
 Wanted = dict[str, tuple[str, ...]]
 
 
-def cache_features(config, batch_sets: int) -> None:
+def cache_features(config, batch_sets: int, share: Share = WHOLE) -> None:
     """Writes what is missing in the cache `data.features.folder`; stopped, it goes on there.
 
     Args:
       config: the configuration that will be trained.
       batch_sets: image sets a device encodes at a time.
+      share: of the subsets, which are encoded; other processes may do the others meanwhile.
 
     Raises:
       UserError: anything wrong with what the user gave, or a disk too small, before the first set.
     """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    with open_workdir(config.data.features.folder, _FIELD) as folder, jax.set_mesh(mesh):
+    place = open_workdir(config.data.features.folder, _FIELD, shared=not share.whole)
+    with place as folder, jax.set_mesh(mesh):
         check_weights(config.model, {"vision"})
         model = vlm_config(config.model)
         shapes = abstract_parameters(model)
@@ -83,7 +86,7 @@ def cache_features(config, batch_sets: int) -> None:
         made = made_from(config, weights)
         check_folder(folder, made)
         wanted, known = _wanted(config, folder)
-        missing = _missing(folder, wanted, label_of(made))
+        missing = _missing(folder, wanted, label_of(made), share)
         dtype = DTYPES[config.data.features.dtype]
         size = tokens * width * dtype.itemsize
         _check_space(folder, wanted, missing, size)
@@ -92,11 +95,18 @@ def cache_features(config, batch_sets: int) -> None:
             others = frozenset(path for path in shapes if not path.startswith("vision/"))
             params = all_parameters(config, model, groups, mesh, skip=others)
             encoder = Encoder(model, params, mesh, dtype)
-            writer = _Writer(folder, label_of(made))
+            writer = _Writer(folder, label_of(made), share)
             images = _Images(missing, known, frame, batch_sets * jax.device_count())
             _fill(images, encoder, writer)
         note_images(folder, known)
-    console().print(f"{folder} holds all {len(wanted):,} subsets")
+    if share.whole:
+        console().print(f"{folder} holds all {len(wanted):,} subsets")
+    else:
+        held = Shards(folder, label_of(made))
+        count = sum(name in held for name in wanted)
+        console().print(
+            f"{folder} holds shard {share}, and {count:,} of all {len(wanted):,} subsets"
+        )
 
 
 def _wanted(config, folder: Path) -> tuple[Wanted, dict[str, KnownImage]]:
@@ -138,23 +148,24 @@ def _records(specs: Sequence, data) -> list[Record]:
     return [record for source in sources for record in source.records]
 
 
-def _missing(folder: Path, wanted: Wanted, label: str) -> Wanted:
-    """What no whole shard holds; damaged ones are removed."""
+def _missing(folder: Path, wanted: Wanted, label: str, share: Share) -> Wanted:
+    """What of a share no whole shard holds; damaged ones are removed."""
     for path in shard_files(folder):
         try:
             read_header(path, label)
         except DamagedShard as error:
             print(f"removed: {str(error).partition(';')[0]}")
-            path.unlink()
-    for draft in draft_files(folder):
-        draft.unlink()
+            path.unlink(missing_ok=True)
+    for number, draft in draft_files(folder):
+        if share.owns(number):
+            draft.unlink(missing_ok=True)
     held = Shards(folder, label)
     others = len(held.places.keys() - wanted.keys())
     if others:
         console().print(
             f"{folder} also holds {others:,} subsets that this configuration does not use"
         )
-    return {name: images for name, images in wanted.items() if name not in held}
+    return {name: wanted[name] for name in share.of(sorted(wanted)) if name not in held}
 
 
 def _check_space(folder: Path, wanted: Wanted, missing: Wanted, size: int) -> None:
@@ -204,9 +215,10 @@ class Encoder:
 class _Writer:
     """Collects features to shards."""
 
-    def __init__(self, folder: Path, label: str):
+    def __init__(self, folder: Path, label: str, share: Share):
         self._folder = folder
         self._label = label
+        self._share = share
         self._tensors: dict[str, np.ndarray] = {}
         self._bytes = 0
         self._written = time.monotonic()
@@ -221,7 +233,7 @@ class _Writer:
     def flush(self) -> None:
         """Writes what is held."""
         if self._tensors:
-            write_shard(self._folder, self._tensors, self._label)
+            write_shard(self._folder, self._tensors, self._label, self._share)
         self._tensors, self._bytes, self._written = {}, 0, time.monotonic()
 
 

@@ -43,7 +43,7 @@ def main(flags: argparse.Namespace) -> None:
         **vars(options),
     }
     work = AnchorScenes("arkit", {scene: root / scene for scene in scenes}, options)
-    Job(flags.output, settings, scenes, work, work.inputs, flags.view_table).run(
+    Job(flags.output, settings, scenes, work, work.inputs, flags.view_table, flags.shard).run(
         flags.workers, flags.overwrite
     )
 

@@ -57,7 +57,7 @@ def main(flags: argparse.Namespace) -> None:
         not flags.unaligned,
         flags.seed,
     )
-    Job(flags.output, settings, scenes, work, work.inputs, flags.view_table).run(
+    Job(flags.output, settings, scenes, work, work.inputs, flags.view_table, flags.shard).run(
         flags.workers, flags.overwrite
     )
 

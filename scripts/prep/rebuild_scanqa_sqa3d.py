@@ -63,7 +63,9 @@ def _rebuild(flags: argparse.Namespace, dataset: str, split: str, path: Path) ->
     }
     output = flags.output_dir / dataset / f"{split}_split.jsonl"
     work = BirdQuestions(dataset, questions, flags.bird_dir)
-    Job(output, settings, scenes, work, work.inputs).run(flags.workers, flags.overwrite)
+    Job(output, settings, scenes, work, work.inputs, share=flags.shard).run(
+        flags.workers, flags.overwrite
+    )
 
 
 def parser() -> argparse.ArgumentParser:

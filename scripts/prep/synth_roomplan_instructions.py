@@ -45,7 +45,7 @@ def main(flags: argparse.Namespace) -> None:
         scenes, work = _stand_ins(flags, inputs)
     else:
         scenes, work = sorted(inputs.scenes), AnchorScenes(inputs.kind, inputs.scenes, options)
-    Job(flags.output, settings, scenes, work, work.inputs, flags.view_table).run(
+    Job(flags.output, settings, scenes, work, work.inputs, flags.view_table, flags.shard).run(
         flags.workers, flags.overwrite
     )
 

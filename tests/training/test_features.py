@@ -17,6 +17,7 @@ from jaxvlm import cache_features as command
 from jaxvlm.data.features import shards
 from jaxvlm.data.training_set import training_rows
 from jaxvlm.errors import UserError
+from jaxvlm.shares import Share
 from jaxvlm.training import features, loop, prepare
 from jaxvlm.training.weights import save_weights
 
@@ -189,8 +190,8 @@ def test_killed_and_started_again(data, tmp_path, python):
         "from jaxvlm.training import features\n"
         "features._SHARD_BYTES = 1\n"
         "write = features.write_shard\n"
-        "def slow(folder, tensors, label):\n"
-        "    write(folder, tensors, label)\n"
+        "def slow(folder, *rest):\n"
+        "    write(folder, *rest)\n"
         "    (folder / 'features-00009.safetensors.0123456789ab.draft').write_text('cut')\n"
         "    print('written', flush=True)\n"
         "    time.sleep(60)\n"
@@ -292,3 +293,39 @@ def test_a_start_that_fails_leaves_no_cache_behind(data, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         fill(tmp_path / "nowhere.jsonl", folder, data__image_size=28)
     fill(data, folder)
+
+
+def test_jobs_with_shares_fill_one_cache(data, tmp_path, capsys):
+    whole = names(fill_folder(data, tmp_path / "whole"))
+    folder = tmp_path / "features"
+    config = configured(data, folder, **DROPOUT)
+    features.cache_features(config, 4, Share(1, 2))
+    first = names(folder)
+    assert 0 < len(first) < len(whole)
+    assert f"holds shard 1/2, and {len(first)} of all {len(whole)} subsets" in (
+        capsys.readouterr().out
+    )
+    features.cache_features(config, 4, Share(0, 2))
+    assert names(folder) == whole
+    # Numbers of shards tell whose they are.
+    numbers = sorted(
+        int(path.stem.removeprefix("features-")) for path in shards.shard_files(folder)
+    )
+    assert {number % 2 for number in numbers} == {0, 1}
+    fill(data, folder, **DROPOUT)
+    assert "0 bytes are to write" in capsys.readouterr().out
+
+
+def test_shares_leave_the_drafts_of_others(data, tmp_path):
+    folder = tmp_path / "features"
+    folder.mkdir()
+    drafts = [folder / f"features-0000{n}.safetensors.0123456789ab.draft" for n in (0, 1)]
+    for draft in drafts:
+        draft.write_text("half")
+    features.cache_features(configured(data, folder, **DROPOUT), 4, Share(1, 2))
+    assert [draft.exists() for draft in drafts] == [True, False]
+
+
+def fill_folder(data, folder):
+    fill(data, folder, **DROPOUT)
+    return folder

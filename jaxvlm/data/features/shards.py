@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from jaxvlm.errors import UserError, first_line
 from jaxvlm.files import draft_of
+from jaxvlm.shares import WHOLE, Share
 
 
 class DamagedShard(UserError):
@@ -93,9 +94,10 @@ def shard_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
-def draft_files(folder: Path) -> list[Path]:
-    """What a killed process left of shards it was writing."""
-    return [path for path in folder.iterdir() if _DRAFT.fullmatch(path.name)]
+def draft_files(folder: Path) -> list[tuple[int, Path]]:
+    """What a killed process left of shards it was writing, with their numbers."""
+    found = ((_DRAFT.fullmatch(path.name), path) for path in folder.iterdir())
+    return [(int(match[1]), path) for match, path in found if match]
 
 
 def read_header(path: Path, label: str) -> dict[str, Place]:
@@ -145,14 +147,19 @@ def read_header(path: Path, label: str) -> dict[str, Place]:
     return places
 
 
-def write_shard(folder: Path, tensors: Mapping[str, np.ndarray], label: str) -> None:
-    """Writes a further shard of a folder, whole or not at all.
+def write_shard(
+    folder: Path, tensors: Mapping[str, np.ndarray], label: str, share: Share = WHOLE
+) -> None:
+    """Writes a further shard of a folder, whole or not at all, with a number of the `share`.
 
     Raises:
       UserError: it cannot be written.
     """
     taken = [int(_NAME.fullmatch(path.name)[1]) for path in shard_files(folder)]
-    path = folder / f"features-{max(taken, default=-1) + 1:05}.safetensors"
+    number = max(taken, default=-1) + 1
+    while not share.owns(number):
+        number += 1
+    path = folder / f"features-{number:05}.safetensors"
     draft = draft_of(path)
     try:
         save_file(dict(tensors), draft, {"label": label})

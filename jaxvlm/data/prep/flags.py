@@ -8,6 +8,7 @@ from jaxvlm.data.frames import FRAMES
 from jaxvlm.data.prep.anchor_scenes import Options
 from jaxvlm.data.prep.view_choice import METHODS
 from jaxvlm.errors import UserError
+from jaxvlm.shares import add_shard
 
 # More would fill a record, and no model is shown as many.
 _MOST_VIEWS = 256
@@ -32,6 +33,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """The seed, and how the work is done."""
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
     add_work(parser, "replace what --output holds")
+    add_shard(parser)
 
 
 def add_work(parser: argparse.ArgumentParser, overwrite: str) -> None:

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,11 +29,18 @@ from jaxvlm.data.record import Record, parse_record, record_entry
 from jaxvlm.data.records import record_writer
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
+from jaxvlm.shares import WHOLE, Share
 
+# Seconds that a job with a share waits for another that begins.
+_PATIENCE = 60.0
 # Raised whenever the same input and settings would make other records.
 VERSION = 1
 # Of the table of chosen views; positions in metres in the record's frame.
 VIEW_COLUMNS = ("scene", "view", "image", "x", "y", "z")
+
+
+class _Busy(UserError):
+    """Another run holds a lock."""
 
 
 @dataclasses.dataclass
@@ -67,6 +75,7 @@ class Job:
       inputs: files and folders that a scene is made from; a scene whose inputs changed in size or
         time since is made anew.
       view_table: where a table of the chosen views is written (CSV), or None.
+      share: of the scenes, which are made; the last of several jobs joins what all have made.
     """
 
     output: Path
@@ -75,6 +84,7 @@ class Job:
     work: Callable[[str], Part]
     inputs: Callable[[str], Sequence[Path]]
     view_table: Path | None = None
+    share: Share = WHOLE
 
     def run(self, workers: int, overwrite: bool) -> None:
         """Makes the file, or says that it is there.
@@ -83,6 +93,8 @@ class Job:
           UserError: a file of other settings or of unknown origin stands at the output, another
             run writes it, a scene's data is wrong, or the disk is full. Finished scenes are kept.
         """
+        if overwrite and not self.share.whole:
+            raise UserError("--overwrite would remove what the other shards make; remove the file")
         if workers < 1:
             raise UserError(f"--workers {workers}: expected at least 1")
         if not self.scenes:
@@ -91,11 +103,20 @@ class Job:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             if self.view_table is not None:
                 self.view_table.parent.mkdir(parents=True, exist_ok=True)
-            with self._alone():
-                if self._claim(overwrite):
-                    self._make(workers)
-                else:
-                    print(f"{self.output}: up to date")
+            if self.share.whole:
+                with self._lock(fcntl.LOCK_EX):
+                    if self._begin(overwrite):
+                        self._make(workers, self.scenes)
+                        self._join()
+                return
+            # Others with shares come in; one that makes the whole does not.
+            with self._lock(fcntl.LOCK_SH):
+                with self._lock(fcntl.LOCK_EX, "begin", _PATIENCE):
+                    begun = self._begin(overwrite)
+                if begun:
+                    self._make(workers, self.share.of(self.scenes))
+            if begun:
+                self._join_if_last()
         except OSError as error:
             place = error.filename or self.output
             raise UserError(
@@ -127,15 +148,27 @@ class Job:
         return hashlib.sha256(repr(list(self._stamps.items())).encode()).hexdigest()[:16]
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Holds the output's lock, whose file stays: removing it would let two runs in."""
-        path = self.output.with_name(f".{self.output.name}.lock")
+    def _lock(self, kind: int, what: str = "", patience: float = 0.0) -> Iterator[None]:
+        """Holds a lock of the output, whose file stays: removing it would let two runs in."""
+        path = self.output.with_name(f".{self.output.name}.{what}lock")
+        end = time.monotonic() + patience
         with path.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"another run is making {self.output}; wait for it") from None
+            while True:
+                try:
+                    fcntl.flock(lock, kind | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() >= end:
+                        raise _Busy(f"another run is making {self.output}; wait for it") from None
+                    time.sleep(0.1)
             yield
+
+    def _begin(self, overwrite: bool) -> bool:
+        """Whether there is something to do."""
+        begun = self._claim(overwrite)
+        if not begun:
+            print(f"{self.output}: up to date")
+        return begun
 
     def _claim(self, overwrite: bool) -> bool:
         """False where the output stands already; parts of other settings are removed."""
@@ -171,28 +204,46 @@ class Job:
         gone = [name for name in meta.get("files", ()) if not Path(name).is_file()]
         return f"has lost {gone[0]}" if gone else None
 
-    def _make(self, workers: int) -> None:
-        for left in self.output.parent.glob(f"{glob.escape(self.output.name)}.*.draft"):
-            # Of a run that was killed while it joined the parts; nobody else writes here now.
-            left.unlink(missing_ok=True)
-        missing = [scene for scene in self.scenes if not self._part(scene).exists()]
-        done = len(self.scenes) - len(missing)
+    def _join_if_last(self) -> None:
+        """Joins the parts where all are there and nobody else works; says what is missing else."""
+        missing = sum(not self._part(scene).exists() for scene in self.scenes)
+        with contextlib.suppress(_Busy), self._lock(fcntl.LOCK_EX):
+            # Where another was the last, nothing is left of the parts.
+            missing = sum(not self._part(scene).exists() for scene in self.scenes)
+            if self._parts.exists() and not missing:
+                self._join()
+        if self._parts.exists():
+            print(
+                f"{self.output}: shard {self.share} is made; {missing:,} of "
+                f"{len(self.scenes):,} scenes are still to be made by others"
+            )
+
+    def _make(self, workers: int, scenes: Sequence[str]) -> None:
+        missing = [scene for scene in scenes if not self._part(scene).exists()]
+        done = len(scenes) - len(missing)
         if done:
-            print(f"{self.output}: {done:,} of {len(self.scenes):,} scenes are there, going on")
-        with progress("scenes", len(self.scenes), done) as advance:
+            print(f"{self.output}: {done:,} of {len(scenes):,} scenes are there, going on")
+        with progress("scenes", len(scenes), done) as advance:
             for scene, part in made_of(_Entries(self.work), missing, workers):
                 write_text(self._part(scene), json.dumps(part))
                 advance()
-        self._join()
+
+    def _join(self) -> None:
+        """Writes the records of all parts, the table of views, and what they were made from."""
+        for left in self.output.parent.glob(f"{glob.escape(self.output.name)}.*.draft"):
+            # Of a run that was killed while it joined the parts; nobody else writes here now.
+            left.unlink(missing_ok=True)
+        totals = self._write_records()
         shutil.rmtree(self._parts)
+        for line in _told(totals):
+            print(f"  {line}")
 
     def _part(self, scene: str) -> Path:
         # A scene's name may be a path, or as long as no file's name may be.
         name = hashlib.sha256(repr((scene, self._stamps[scene])).encode()).hexdigest()[:24]
         return self._parts / f"part-{name}.json"
 
-    def _join(self) -> None:
-        """Writes the records of all parts, the table of views, and what they were made from."""
+    def _write_records(self) -> Part:
         totals = Part()
         with record_writer(self.output) as write:
             count = 0
@@ -226,8 +277,7 @@ class Job:
         }
         write_text(self._meta, json.dumps(meta, indent=2) + "\n")
         print(f"{self.output}: {count:,} records of {len(self.scenes):,} scenes")
-        for line in _told(totals):
-            print(f"  {line}")
+        return totals
 
 
 def _told(totals: Part) -> list[str]:
