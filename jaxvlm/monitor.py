@@ -6,6 +6,7 @@ from another machine that sees the folder, and after the run has ended.
 
 import argparse
 import contextlib
+import sys
 import threading
 import time
 from pathlib import Path
@@ -28,6 +29,8 @@ def main(flags: argparse.Namespace) -> None:
     """Shows a run once, or until it has finished."""
     if not 0 < flags.every <= threading.TIMEOUT_MAX:
         raise UserError(f"--every {flags.every}: expected a number of seconds above 0")
+    # Where the output cannot show braille, the numbers still can be read.
+    sys.stdout.reconfigure(errors="replace")
     files, out = RunFiles(flags.logdir), console()
     if flags.watch:
         # Ctrl-C is how one stops looking.

@@ -67,7 +67,7 @@ def health(run: Run, now: float) -> Health:
     if status.state == "running" and (not run.lines or _written(run) < (status.started or 0)):
         return Health(State.STARTING, _starting(run, now))
     if not run.lines:
-        return Health(State.WAITING, "no metrics yet")
+        return Health(State.WAITING, "no metrics yet: no run has logged here")
     return _of_lines(run, now)
 
 
@@ -95,7 +95,7 @@ def _of_lines(run: Run, now: float) -> Health:
         now_, then = statistics.median(recent), statistics.median(before)
         if now_ > _SLOWER * then:
             return Health(State.SLOWING, f"{now_:.3g} s an update, {then:.3g} s before")
-    return Health(State.RUNNING, f"the last line is {_short(silent)} old")
+    return Health(State.RUNNING, f"the last line is {_short(round(silent))} old")
 
 
 def _skipping(lines: Sequence[Line]) -> str:
@@ -156,4 +156,4 @@ def step_seconds(lines: Sequence[Line]) -> list[float]:
 
 
 def _short(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds < 100 else duration(seconds)
+    return f"{seconds:.2g} s" if seconds < 99 else duration(seconds)

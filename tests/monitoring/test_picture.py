@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from monitored import HERE, NOW, every_two_seconds, line, picture, written
 
 from jaxvlm import entry, monitor
 from jaxvlm.monitoring.curve import curve
+from jaxvlm.monitoring.health import State
 
 RUNNING = {"state": "running", **HERE}
+PAGE = Path(__file__).parents[2] / "docs" / "monitoring.md"
 
 
 def test_a_run_under_way_shows_what_it_does(tmp_path):
@@ -158,3 +161,8 @@ def test_wrong_flags_are_answered(capsys, monkeypatch, flags, message):
     with pytest.raises(SystemExit, match="2"):
         seen(capsys, monkeypatch, *flags)
     assert message in capsys.readouterr().err
+
+
+def test_the_page_tells_what_every_word_means():
+    text = PAGE.read_text(encoding="utf-8")
+    assert all(f"| {state.value} | " in text for state in State)
