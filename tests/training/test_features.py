@@ -318,7 +318,7 @@ def test_jobs_with_shares_fill_one_cache(data, tmp_path, capsys):
 
 def test_shares_leave_the_drafts_of_others(data, tmp_path):
     folder = tmp_path / "features"
-    folder.mkdir()
+    fill(data, folder, **DROPOUT)
     drafts = [folder / f"features-0000{n}.safetensors.0123456789ab.draft" for n in (0, 1)]
     for draft in drafts:
         draft.write_text("half")
