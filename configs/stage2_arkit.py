@@ -2,8 +2,8 @@
 
     python -m jaxvlm.train --config configs/stage2_arkit.py
 
-The action's JSON is learnt as text, in metres in the first camera's frame. `runs/stage1` must be there
-(its best update is taken), and records as docs/data.md makes them.
+The action's JSON is learnt as text, in metres in the first camera's frame. `runs/stage1` must be
+there (its best update is taken), and records as docs/data.md makes them.
 """
 
 from jaxvlm.config import default
