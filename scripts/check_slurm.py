@@ -41,7 +41,6 @@ def main(flags: argparse.Namespace) -> None:
              "--val-rooms", 2, "--test-rooms", 2]  # fmt: skip
     subprocess.run([sys.executable, *map(str, rooms)], check=True, cwd=ROOT)
     work = folder / "work"
-    until(lambda: nodes_idle() == 2, "two idle nodes", 60)
     job = submit(folder, work)
     log = ROOT / f"jaxvlm_{job}.out"
     try:
@@ -96,11 +95,6 @@ def until(ready, what: str, seconds: float, log: Path | None = None) -> None:
             said = f"; the log ends:\n{log.read_text()[-3000:]}" if log and log.exists() else ""
             raise UserError(f"waited {seconds} s for {what}{said}")
         time.sleep(0.5)
-
-
-def nodes_idle() -> int:
-    done = subprocess.run(["sinfo", "-hN", "-o", "%t"], capture_output=True, text=True, check=False)
-    return done.stdout.split().count("idle")
 
 
 def state(job: str) -> str:

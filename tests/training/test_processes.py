@@ -25,16 +25,18 @@ ROWS = ("train.rows_per_device=1", "train.save_every=100", "data.num_workers=0")
 def together(python):
     """Runs a command in two processes of two devices each; returns exit codes and outputs.
 
-    `others` are arguments of the second one alone.
+    `others` are arguments of the second one alone, which starts `late` seconds after the first.
     """
 
-    def run(*arguments, others=()):
+    def run(*arguments, others=(), late=0):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             place = f"127.0.0.1:{probe.getsockname()[1]}"
         flags = ("--coordinator", place, "--num_processes", 2, "--process_id")
         commands = ([*arguments, *flags, 0], [*arguments, *others, *flags, 1])
-        started = [python(*command, XLA_FLAGS=_devices(2)) for command in commands]
+        started = [python(*commands[0], XLA_FLAGS=_devices(2))]
+        time.sleep(late)
+        started.append(python(*commands[1], XLA_FLAGS=_devices(2)))
         ended = [process.communicate(timeout=300) for process in started]
         return [process.returncode for process in started], ended
 
@@ -135,9 +137,10 @@ def test_processes_that_were_started_differently_are_refused(together, records, 
 
 @pytest.mark.slow
 def test_the_failure_of_one_process_ends_the_other_with_its_reason(together, records, tmp_path):
+    """One that starts late is waited for."""
     began = time.monotonic()
     flags = tiny.arguments(records, tmp_path / "run", *ROWS)
-    codes, ended = together(STOP_AFTER, "2:error", *flags)
+    codes, ended = together(STOP_AFTER, "2:error", *flags, late=5)
     assert codes == [1, 1], ended
     assert "RuntimeError: the disk is gone" in ended[1][1]
     assert "process 1 has failed: RuntimeError: the disk is gone" in ended[0][1]
