@@ -195,8 +195,9 @@ def default() -> ConfigDict:
                 # never.
                 "watchdog_minutes": 30.0,
             },
-            # Devices along each axis; -1 takes what is left.
-            "mesh": {"data": 1, "fsdp": -1},
+            # Devices along each axis; -1 takes what is left. Both -1: parameters are split over one
+            # machine's (8, or a smaller number that divides all) and copied among machines.
+            "mesh": {"data": -1, "fsdp": -1},
             "evaluation": {
                 "max_new_tokens": 32,
                 # Image sets and questions of a batch.

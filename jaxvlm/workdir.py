@@ -26,7 +26,8 @@ def open_workdir(
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        # To be read and written: network file systems lock for both only what is open for both.
+        lock = (folder / ".lock").open("a+")
     except OSError as error:
         raise UserError(f"{field} {folder} cannot be written: {error.strerror}") from None
     with lock:
@@ -34,8 +35,10 @@ def open_workdir(
             if locks:
                 kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
                 fcntl.flock(lock, kind | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(
                 f"another run works in {folder}; stop it or choose another {field}"
             ) from None
+        except OSError as error:
+            raise UserError(f"{field} {folder} cannot be locked: {error.strerror}") from None
         yield folder

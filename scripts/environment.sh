@@ -14,6 +14,8 @@ mkdir -p .cache "${TMPDIR:-/tmp}"
 # Overlaps communication with computation.
 export JAX_OPTIMIZATION_LEVEL="${JAX_OPTIMIZATION_LEVEL:-O1}"
 # The share of a GPU's memory that JAX takes at the start; the rest is NCCL's and cuDNN's.
-export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}"
+if [ -z "${XLA_PYTHON_CLIENT_MEM_FRACTION:-}" ]; then
+  export XLA_CLIENT_MEM_FRACTION="${XLA_CLIENT_MEM_FRACTION:-0.9}"
+fi
 # Only what goes wrong; INFO shows which network NCCL takes.
 export NCCL_DEBUG="${NCCL_DEBUG:-WARN}"

@@ -50,6 +50,8 @@ fi
 
 # The first of the GPUs that may be used.
 visible=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((gpus - 1)))}
+given=$(tr ',' '\n' <<<"$visible" | grep -c .)
+if [ "$given" -lt "$gpus" ]; then usage "$gpus GPUs, but CUDA_VISIBLE_DEVICES=$visible"; fi
 CUDA_VISIBLE_DEVICES=$(cut -d, -f"1-$gpus" <<<"$visible")
 export CUDA_VISIBLE_DEVICES
 

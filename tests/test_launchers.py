@@ -59,6 +59,7 @@ def test_the_environment_and_further_flags_are_taken():
         (["full", "0"], {}, "num_gpus=0 is no number"),
         (["full"], {"BATCH_PER_GPU": "many"}, "BATCH_PER_GPU=many is no number"),
         (["--safe"], {"GRAD_ACCUM": "8"}, "--safe is 1 question x 4"),
+        (["full", "4"], {"CUDA_VISIBLE_DEVICES": "4,5"}, "4 GPUs, but CUDA_VISIBLE_DEVICES=4,5"),
     ],
 )
 def test_wrong_words_are_answered(words, environment, message):

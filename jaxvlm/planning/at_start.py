@@ -1,5 +1,7 @@
 """What a run asks the planner: how many rows fit, and what would take less memory."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import psutil
@@ -12,6 +14,9 @@ from jaxvlm.planning.choice import best_rows, smaller
 from jaxvlm.planning.compiled import cuda_compiles, in_a_child
 from jaxvlm.training.hardware import GIB, Accelerator, by_kind
 from jaxvlm.training.mesh import make_mesh
+
+# The share of a device's memory that the launchers give JAX.
+_GIVEN = 0.9
 
 
 def with_rows(config):
@@ -41,6 +46,14 @@ def _chosen_rows(config) -> int:
     device = _this_device()
     target = device.name if by_kind(device.kind) and cuda_compiles() else None
     best = best_rows(config, mesh, device, lambda setting, mesh: in_a_child(setting, mesh, target))
+    if best is None and target is None and device.kind != "cpu":
+        say(
+            "warning: train.rows_per_device=auto takes 1: the step was compiled for CPU, which "
+            f"needs more than the {_gib(device.memory)} of {device.kind} (docs/scaling.md tells "
+            "what to install)",
+            warns=True,
+        )
+        return 1
     if best is None:
         raise UserError(
             f"train.rows_per_device='auto': not one row a device fits {_gib(device.memory)} of "
@@ -60,7 +73,9 @@ def _this_device() -> Accelerator:
     kind = jax.devices()[0].device_kind
     known = by_kind(kind)
     if known:
-        return known
+        limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+        # What JAX was given, of which a plan would not use all.
+        return dataclasses.replace(known, memory=int(limit / _GIVEN)) if limit else known
     if jax.default_backend() != "cpu":
         raise UserError(
             f"train.rows_per_device='auto': the memory of {kind!r} is not known; give a number"

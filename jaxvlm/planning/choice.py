@@ -1,12 +1,13 @@
 """Which mesh, rows, accumulation and rematerialisation to take on so many devices."""
 
+import itertools
 from collections.abc import Callable, Iterator
 
-from jaxvlm.errors import UserError
 from jaxvlm.planning.compiled import StepBytes
-from jaxvlm.planning.estimate import Estimate, estimate, fits
+from jaxvlm.planning.estimate import USABLE, Estimate, estimate, fits
 from jaxvlm.planning.state_bytes import state_bytes
-from jaxvlm.training.hardware import MACHINE, Accelerator
+from jaxvlm.training.hardware import Accelerator
+from jaxvlm.training.mesh import mesh_sizes
 
 Compile = Callable[[object, tuple[int, int]], dict[str, StepBytes]]
 
@@ -14,34 +15,24 @@ Compile = Callable[[object, tuple[int, int]], dict[str, StepBytes]]
 _REMAT = ("none", "dots", "full")
 # Rows a device and micro-batch that are tried.
 _ROWS = (1, 2, 4, 8, 16)
-# The share of memory that what stays may take, the rest being for activations.
-_STATE_SHARE = 0.6
 
 
-def mesh_for(config, devices: int, device: Accelerator) -> tuple[int, int]:
-    """The mesh's axes `data` and `fsdp`: as configured, else as chosen for the traffic.
-
-    Parameters are split over one machine, whose links are fast, and copied among machines, which
-    sum gradients only; over more machines where they would not fit.
+def meshes(config, devices: int) -> list[tuple[int, int]]:
+    """The mesh of a run, its axes `data` and `fsdp`, and those that hold less on each device.
 
     Raises:
       UserError: the configured axes do not make so many devices.
     """
-    sizes = config.mesh.data, config.mesh.fsdp
-    if sizes != (1, -1):
-        known = max(sizes)
-        data, fsdp = (devices // known if size == -1 else size for size in sizes)
-        if data * fsdp != devices:
-            raise UserError(
-                f"mesh.data={sizes[0]} x mesh.fsdp={sizes[1]} does not make {devices} devices"
-            )
-        return data, fsdp
-    least = min(devices, MACHINE)
-    shares = [n for n in range(least, devices + 1) if devices % n == 0]
-    held = {fsdp: sum(state_bytes(config, fsdp)) for fsdp in shares}
-    enough = [fsdp for fsdp in shares if held[fsdp] <= _STATE_SHARE * device.memory]
-    fsdp = enough[0] if enough else min(shares, key=lambda fsdp: (held[fsdp], fsdp))
-    return devices // fsdp, fsdp
+    found = [mesh_sizes(config.mesh.data, config.mesh.fsdp, devices)]
+    if (config.mesh.data, config.mesh.fsdp) != (-1, -1):
+        return found
+    held = sum(state_bytes(config, found[0][1]))
+    for fsdp in (n for n in range(found[0][1] + 1, devices + 1) if devices % n == 0):
+        less = sum(state_bytes(config, fsdp))
+        if less < held:
+            found.append((devices // fsdp, fsdp))
+            held = less
+    return found
 
 
 def with_setting(config, remat: str, offload: str):
@@ -64,10 +55,13 @@ def recommend(
       device: of which kind.
       compiled: gives the bytes of a configuration's steps on a mesh.
     """
-    mesh = mesh_for(config, devices, device)
     for offload in dict.fromkeys((config.optimizer.offload, "host")):
-        for remat in _REMAT:
-            best = best_rows(with_setting(config, remat, offload), mesh, device, compiled)
+        for mesh, remat in itertools.product(meshes(config, devices), _REMAT):
+            setting = with_setting(config, remat, offload)
+            resident = sum(state_bytes(setting, mesh[1]))
+            if offload == "device" and resident > USABLE * device.memory:
+                continue
+            best = best_rows(setting, mesh, device, compiled)
             if best:
                 return best
     return None

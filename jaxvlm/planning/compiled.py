@@ -28,6 +28,8 @@ from jaxvlm.training.hardware import MACHINE, Accelerator, by_name
 from jaxvlm.training.setup import compute_dtype
 from jaxvlm.training.step import Steps, make_steps
 
+_CUDA_PACKAGES = ("jax_cuda12_plugin", "nvidia.cuda_nvcc")
+
 
 class StepBytes(NamedTuple):
     """Bytes of a compiled step on one device.
@@ -84,7 +86,10 @@ def _bytes(lowered) -> StepBytes:
 
 def cuda_compiles() -> bool:
     """Whether the packages are there that compile for an NVIDIA GPU without one."""
-    return all(importlib.util.find_spec(name) for name in ("jax_cuda12_plugin", "nvidia.cuda_nvcc"))
+    try:
+        return all(importlib.util.find_spec(name) for name in _CUDA_PACKAGES)
+    except ModuleNotFoundError:
+        return False
 
 
 def in_a_child(config, mesh: tuple[int, int], target: str | None) -> dict[str, StepBytes]:

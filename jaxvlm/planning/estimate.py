@@ -20,8 +20,11 @@ UTILISATION = 0.40
 UTILISATION_SOURCE = (
     "40% of the peak, as torchtitan trains Llama-3.1-8B in bfloat16 on 8 H100 (39%)"
 )
-# What the driver, CUDA and NCCL keep of a device, and what allocating in pieces wastes.
-USABLE = 0.92
+# The share of a device's memory that a run may plan with: the launchers give JAX 0.9 of it, and
+# allocating in pieces wastes some.
+USABLE = 0.88
+# Micro-batches on a device: two are computed, one is sent, the others wait.
+_BATCHES = 3 + AHEAD
 # Bytes a second between a host and its GPU, PCIe 4 x16 in practice.
 _PCIE = 25e9
 # A worker process that reads images, and the process itself, in bytes of the host.
@@ -39,7 +42,7 @@ class Estimate:
       accumulation: micro-batches an update.
       remat: what is computed again.
       state: what stays from update to update.
-      batch: a micro-batch's bytes; some wait.
+      batch: bytes of the micro-batches that are there.
       temporary: what the larger of the steps makes on the way.
       peak: the most at any time.
       useful_flops: of an update without padding that is known beforehand, and recomputation.
@@ -114,8 +117,8 @@ def estimate(
     if compiled_fsdp is not None:
         # Copies in the dtype of the computation, and gradients in it, are split like the masters.
         more = state.parameters - state_bytes(config, compiled_fsdp).parameters
-        temporary += max(2 * more * compute_dtype(config).dtype.itemsize // 4, 0)
-    peak = resident + (1 + AHEAD) * batch + temporary
+        temporary += 2 * more * compute_dtype(config).dtype.itemsize // 4
+    peak = resident + _BATCHES * batch + temporary
     useful, computed = (train.accumulation * flops for flops in _flops(config))
     compute = computed / train.accumulation / (device.flops * UTILISATION)
     through = device.link if fsdp <= MACHINE else device.network
@@ -130,8 +133,11 @@ def estimate(
     machine = min(MACHINE, data * fsdp)
     host = _PROCESS + config.data.num_workers * _WORKER + 4 * batch * machine
     host += state.optimizer * machine if offloaded else 0
+    # A checkpoint is copied before it is written.
+    host += (state.parameters + state.optimizer) * machine
     return Estimate(
-        data, fsdp, rows, train.accumulation, train.remat, state, batch, temporary, peak, useful,
+        data, fsdp, rows, train.accumulation, train.remat, state, _BATCHES * batch, temporary, peak,
+        useful,
         computed, moved, compute, moving, seconds, host,
     )  # fmt: skip
 

@@ -4,10 +4,11 @@ import dataclasses
 import json
 
 from jaxvlm.console import print_table, progress, say
-from jaxvlm.planning.choice import mesh_for, recommend
+from jaxvlm.planning.choice import recommend
 from jaxvlm.planning.compiled import StepBytes, cuda_compiles, in_a_child
 from jaxvlm.planning.estimate import UTILISATION_SOURCE, Estimate, estimate, fits
 from jaxvlm.training.hardware import GIB, Accelerator
+from jaxvlm.training.mesh import mesh_sizes
 
 # Numbers of devices that the last table shows besides those that were asked for.
 _SCALES = (1, 8, 16, 64, 256, 1024)
@@ -58,14 +59,14 @@ def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) 
         return known[key]
 
     with progress("compiling", len(counts), lines=False) as advance:
-        meshes = [mesh_for(config, count, device) for count in counts]
+        meshes = [_mesh(config, count) for count in counts]
         asked = [estimate(config, *mesh, compiled(config, mesh), device) for mesh in meshes]
         best = recommend(config, counts[0], device, compiled) if recommends else None
     others = []
     for count in _SCALES:
-        if count not in counts and config.mesh.data * config.mesh.fsdp == -1:
+        if count not in counts and -1 in (config.mesh.data, config.mesh.fsdp):
             nearest = min(meshes, key=lambda mesh: abs(mesh[0] * mesh[1] - count))
-            mesh = mesh_for(config, count, device)
+            mesh = _mesh(config, count)
             steps = compiled(config, nearest)
             others.append(estimate(config, *mesh, steps, device, nearest[1]))
     flags = ""
@@ -83,6 +84,10 @@ def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) 
     return Plan(device, target or "cpu", asked, others, best and best[1], flags)
 
 
+def _mesh(config, count: int) -> tuple[int, int]:
+    return mesh_sizes(config.mesh.data, config.mesh.fsdp, count)
+
+
 def show(plan: Plan) -> None:
     """Prints a plan as tables."""
     device, first = plan.device, plan.asked[0]
@@ -92,9 +97,9 @@ def show(plan: Plan) -> None:
         ("frozen parameters", _gib(first.state.frozen), "from shapes"),
         ("gradients, summed in float32", _gib(first.state.gradients), "from shapes"),
         ("optimizer", _gib(first.state.optimizer), "from shapes"),
-        ("batches, one used and two waiting", _gib(3 * first.batch), "from shapes"),
+        ("micro-batches, computed and waiting", _gib(first.batch), "from shapes"),
         ("activations and work space", _gib(first.temporary), here),
-        (f"peak, of {_gib(device.memory)}", _gib(first.peak), _verdict(first, device)),
+        (f"peak, of {_gib(device.memory)}", _gib(first.peak), _verdict(first, plan)),
         ("host memory a machine", _gib(first.host), "formula"),
         ("operations an update", f"{first.computed_flops / 1e12:,.0f} TFLOP", "formula"),
         ("received a micro-batch", f"{sum(first.traffic) / 1e9:,.1f} GB", "formula"),
@@ -110,7 +115,7 @@ def show(plan: Plan) -> None:
             found.devices,
             f"{found.data} x {found.fsdp}",
             _gib(found.peak),
-            _verdict(found, device),
+            _verdict(found, plan),
             f"{sum(found.traffic) / 1e9:,.1f} GB",
             f"{found.traffic_seconds / found.compute_seconds:.0%}",
             f"{found.seconds:.2f} s",
@@ -146,8 +151,10 @@ def _setting(found: Estimate) -> str:
     )
 
 
-def _verdict(found: Estimate, device: Accelerator) -> str:
-    return "fits" if fits(found, device) else "does not fit"
+def _verdict(found: Estimate, plan: Plan) -> str:
+    if fits(found, plan.device):
+        return "fits"
+    return "does not fit" if plan.target != "cpu" else "may not fit"
 
 
 def _gib(count: float) -> str:

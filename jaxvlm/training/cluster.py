@@ -69,21 +69,27 @@ def place(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ
 def _slurm_place(environment: Mapping[str, str]) -> Place | None:
     """The place of a task of `srun`, by the variables of srun(1)."""
     # Set for the tasks of a step only, not for the batch script around them.
-    count = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
-    if count == 1:
+    if environment.get("SLURM_STEP_NUM_TASKS", "1") == "1":
         return None
     try:
+        count = int(environment["SLURM_STEP_NUM_TASKS"])
         job, index = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_PROCID"])
         local, node = int(environment["SLURM_LOCALID"]), int(environment["SLURM_NODEID"])
         first = first_host(environment["SLURM_STEP_NODELIST"])
         tasks = tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])[node]
+        on_node = int(environment.get("SLURM_GPUS_ON_NODE", 0))
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(
             f"this is a task of srun, but what Slurm says of it is not whole ({error!r}); give "
             "--coordinator, --num_processes and --process_id"
         ) from None
     address = environment.get("JAX_COORDINATOR_ADDRESS") or f"{first}:{_FIRST_PORT + job % _PORTS}"
-    return Place(address, count, index, _share(environment, local, tasks))
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    named = visible.count(",") + 1 if visible else 0
+    if 0 < named < on_node:
+        # Slurm has given this task its own.
+        return Place(address, count, index)
+    return Place(address, count, index, _share(named or on_node, local, tasks))
 
 
 def first_host(nodes: str) -> str:
@@ -104,11 +110,8 @@ def tasks_per_node(text: str) -> list[int]:
     return counts
 
 
-def _share(environment: Mapping[str, str], local: int, tasks: int) -> tuple[int, ...] | None:
-    """The GPUs of task `local` of a node's `tasks`, where they all see the same ones."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    named = visible.count(",") + 1 if visible else 0
-    devices = named or int(environment.get("SLURM_GPUS_ON_NODE", 0))
+def _share(devices: int, local: int, tasks: int) -> tuple[int, ...] | None:
+    """The GPUs of task `local` of a node's `tasks`, which all see the same ones."""
     if tasks == 1 or devices <= 1:
         return None
     if devices % tasks:

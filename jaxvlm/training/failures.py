@@ -55,6 +55,14 @@ class Failures:
         if first["process"] != self._index:
             _end_with(first)
 
+    def part(self, seconds: float) -> None:
+        """Leaves when all the others do, or fails with one that fails meanwhile."""
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._client.wait_at_barrier("jaxvlm/parting", int(1000 * seconds))
+        self.close()
+        # The others are killed if the first, with which they keep in touch, leaves before them.
+        jax.distributed.shutdown()
+
     def close(self) -> None:
         """Looks no more."""
         self._closed.set()

@@ -1,6 +1,7 @@
 """What accelerators can do, from their makers' data sheets."""
 
 import dataclasses
+import re
 
 from jaxvlm.errors import UserError
 
@@ -15,7 +16,7 @@ class Accelerator:
 
     Attributes:
       name: by which a user asks for it.
-      kind: what JAX's `device_kind` contains.
+      kind: what JAX's `device_kind` contains, as whole words.
       flops: bfloat16 matrix products a second, dense.
       memory: bytes that a program can have of it.
       bandwidth: bytes a second to and from its memory.
@@ -69,4 +70,8 @@ def by_name(name: str) -> Accelerator:
 
 def by_kind(kind: str) -> Accelerator | None:
     """The accelerator of JAX's `device_kind`, or None if it is not known."""
-    return next((known for known in ACCELERATORS if known.kind in kind), None)
+    if "MIG" in kind:
+        # A part of one.
+        return None
+    whole = (known for known in ACCELERATORS if re.search(rf"\b{known.kind}\b", kind))
+    return next(whole, None)

@@ -59,6 +59,6 @@ def _plain(value: jax.Array) -> np.ndarray | float:
 @jax.jit
 def _count(array: Params):
     # Edge by edge, so that nothing of the array's size is made, and split arrays stay split.
-    upto = jax.lax.map(lambda edge: (array <= edge).sum(dtype=jnp.float32), jnp.asarray(EDGES[:-1]))
-    counts = jnp.diff(upto, prepend=0.0, append=float(array.size))
+    upto = jax.lax.map(lambda edge: (array <= edge).sum(dtype=jnp.int32), jnp.asarray(EDGES[:-1]))
+    counts = jnp.diff(upto, prepend=0, append=array.size)
     return counts, array.min(), array.max(), array.sum(), (array * array).sum()

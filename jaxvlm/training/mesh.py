@@ -8,17 +8,29 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxvlm.errors import UserError
 from jaxvlm.models.partition import BATCH_AXES, WHOLE_BELOW, split_spec
+from jaxvlm.training.hardware import MACHINE
 
 
 def make_mesh(data: int, fsdp: int) -> Mesh:
-    """A mesh with the axes `data` and `fsdp` over all devices; one of them may be -1.
+    """A mesh with the axes `data` and `fsdp` over all devices; see `mesh_sizes`."""
+    sizes = mesh_sizes(data, fsdp, jax.device_count())
+    return jax.make_mesh(sizes, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def mesh_sizes(data: int, fsdp: int, devices: int) -> tuple[int, int]:
+    """The sizes of the axes `data` and `fsdp`, one of which may be -1: what is left.
+
+    Where both are, parameters are split over the devices of one machine, whose links are fast, and
+    copied among machines, which then only sum gradients.
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    if data == fsdp == -1:
+        share = max(n for n in range(1, min(devices, MACHINE) + 1) if devices % n == 0)
+        return devices // share, share
     sizes = [data, fsdp]
-    if sizes.count(-1) == 1:
+    if -1 in sizes:
         known = max(data, fsdp)
         sizes[sizes.index(-1)] = devices // known if known > 0 else 0
     if min(sizes) < 1 or sizes[0] * sizes[1] != devices:
@@ -26,7 +38,7 @@ def make_mesh(data: int, fsdp: int) -> Mesh:
             f"mesh.data={data} x mesh.fsdp={fsdp} does not make {devices} devices; their product "
             "must, and -1 takes what is left"
         )
-    return jax.make_mesh(tuple(sizes), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+    return sizes[0], sizes[1]
 
 
 def parameter_spec(path: str, shape: tuple[int, ...], size: int) -> PartitionSpec:

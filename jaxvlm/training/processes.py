@@ -45,15 +45,12 @@ def joined(place: Place, seconds: int) -> Iterator[None]:
     try:
         yield
     except (Requeue, KeyboardInterrupt):
-        failures.close()
-        # The others are killed if the first, with which they keep in touch, leaves before them.
-        jax.distributed.shutdown()
+        failures.part(_PARTING_SECONDS)
         raise
     except Exception as error:
         failures.tell(error)
         raise
-    failures.close()
-    jax.distributed.shutdown()
+    failures.part(_PARTING_SECONDS)
 
 
 def _initialize(place: Place, seconds: int) -> None:
@@ -77,6 +74,7 @@ def _initialize(place: Place, seconds: int) -> None:
         raise UserError(
             f"process {place.index} of {place.count} did not find the others at "
             f"{place.coordinator}: {first_line(error)}"
+            + ("; is the port taken?" if place.index == 0 else "")
         ) from error
     finally:
         giving_up.cancel()

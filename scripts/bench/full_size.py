@@ -16,10 +16,10 @@ from jaxvlm import entry
 from jaxvlm.config import load
 from jaxvlm.config_checks import check
 from jaxvlm.console import print_table
-from jaxvlm.planning.choice import mesh_for
 from jaxvlm.planning.compiled import cuda_compiles, in_a_child
 from jaxvlm.planning.state_bytes import state_bytes
 from jaxvlm.training.hardware import GIB, by_name
+from jaxvlm.training.mesh import mesh_sizes
 
 STAGE1 = Path(__file__).parents[2] / "configs" / "stage1.py"
 
@@ -32,7 +32,7 @@ def main(flags: argparse.Namespace) -> None:
     found = []
     for count in flags.devices:
         # As a plan would, and with the parameters split as far as they can be.
-        meshes = dict.fromkeys([mesh_for(config, count, device), split(count)])
+        meshes = dict.fromkeys([mesh_sizes(-1, -1, count), split(count)])
         for mesh in meshes:
             for target in targets:
                 began = time.perf_counter()

@@ -24,5 +24,8 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?submit this with sbatch}"
 source scripts/environment.sh
 source scripts/slurm/launch.sh
-if [ $# -eq 0 ]; then set -- full "${SLURM_GPUS:-8}"; fi
+# All GPUs of the job, where no number is given.
+words=$(printf '%s\n' "$@" | grep -c '^[0-9]*$' || true)
+if [ $# -eq 0 ]; then set -- full; words=0; fi
+if [ "$words" -eq 0 ]; then set -- "$@" "${SLURM_GPUS:-8}"; fi
 again scripts/train.sh "$@"

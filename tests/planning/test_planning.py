@@ -13,12 +13,13 @@ from jaxvlm.config import default, load
 from jaxvlm.data.training_set import training_rows
 from jaxvlm.errors import UserError
 from jaxvlm.planning import at_start
-from jaxvlm.planning.choice import best_rows, mesh_for, recommend, smaller
+from jaxvlm.planning.choice import best_rows, meshes, recommend, smaller
 from jaxvlm.planning.compiled import StepBytes, compile_steps, in_a_child
 from jaxvlm.planning.estimate import estimate, fits
 from jaxvlm.planning.inputs import abstract_inputs, batch_shapes
 from jaxvlm.planning.state_bytes import state_bytes, traffic
 from jaxvlm.training.hardware import GIB, by_name
+from jaxvlm.training.mesh import mesh_sizes
 from jaxvlm.training.optimizer import make_optimizer
 from jaxvlm.training.state import abstract_parameters, new_state
 from jaxvlm.training.step import make_steps
@@ -131,7 +132,7 @@ def stage1(**changes):
 
 
 def test_the_fastest_setting_that_fits_is_recommended():
-    """An eighth of the state takes 11.5 GiB of 72.8 that are usable."""
+    """An eighth of the state takes 11.5 GiB of 69.6 that are usable."""
     setting, found = recommend(stage1(), 8, H100, needing(10))
     assert (setting.train.remat, found.rows_per_device, found.accumulation) == ("none", 2, 4)
     setting, found = recommend(stage1(), 8, H100, needing(50))
@@ -150,30 +151,41 @@ def test_rows_of_an_update_stay_as_many():
 
 
 @pytest.mark.parametrize(
-    ("devices", "device", "mesh"),
+    ("devices", "mesh"),
+    # One machine holds the parameters; further ones copy them.
     [
-        (1, "h200", (1, 1)),
-        (4, "h100-80gb", (1, 4)),
-        # One machine holds the parameters; further ones copy them.
-        (64, "h100-80gb", (8, 8)),
-        (1024, "h100-80gb", (128, 8)),
-        (12, "h100-80gb", (1, 12)),
+        (1, (1, 1)),
+        (4, (1, 4)),
+        (8, (1, 8)),
+        (64, (8, 8)),
+        (1024, (128, 8)),
+        (12, (2, 6)),
+        (7, (1, 7)),
     ],
 )
-def test_parameters_are_split_over_one_machine_where_they_fit(devices, device, mesh):
-    assert mesh_for(default(), devices, by_name(device)) == mesh
+def test_parameters_are_split_over_one_machine(devices, mesh):
+    assert mesh_sizes(-1, -1, devices) == mesh
+    assert meshes(default(), devices)[0] == mesh
+
+
+def test_more_shares_hold_less_each():
+    found = meshes(default(), 256)
+    assert [fsdp for _, fsdp in found] == [8, 16, 32, 64, 128, 256]
+    # 1,024 divide few axes: what is not split would lie whole on every device.
+    assert (1, 1024) not in meshes(default(), 1024)
 
 
 def test_parameters_are_split_further_where_they_do_not_fit():
-    config = default().copy_and_resolve_references()
+    config = stage1()
     config.model.language.num_layers = 360
-    assert mesh_for(config, 64, by_name("a100-40gb"))[1] > 8
+    setting, found = recommend(config, 64, by_name("a100-40gb"), needing(2))
+    assert found.fsdp > 8 and setting.optimizer.offload == "device"
 
 
 def test_a_mesh_that_cannot_be_is_refused():
-    config = stage1(mesh__data=3)
+    config = stage1(mesh__data=3, mesh__fsdp=-1)
     with pytest.raises(UserError, match=r"mesh.data=3 x mesh.fsdp=-1 does not make 8 devices"):
-        mesh_for(config, 8, H100)
+        meshes(config, 8)
 
 
 def test_what_takes_less_is_named_from_the_mildest_on():
@@ -252,7 +264,7 @@ def test_a_plan_is_printed_for_people_and_for_machines(capsys, monkeypatch):
     [
         (["--device", "h300"], "unknown device 'h300': known are a100-40gb, a100-80gb, h100-80gb"),
         (["--devices", "0"], "--devices 0: expected numbers from 1"),
-        (["--config.mesh.fsdp=3"], "mesh.data=1 x mesh.fsdp=3 does not make 8 devices"),
+        (["--config.mesh.fsdp=3"], "mesh.data=-1 x mesh.fsdp=3 does not make 8 devices"),
         (["--config.train.remt=full"], "did you mean 'remat'"),
     ],
 )

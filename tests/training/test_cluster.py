@@ -28,8 +28,10 @@ def found(*flags, **changes):
         ({"CUDA_VISIBLE_DEVICES": "0,1"}, (1,)),
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, (2, 3)),
         ({"SLURM_GPUS_ON_NODE": "2"}, (1,)),
-        # Slurm itself gave the task its own.
+        # Slurm itself gave the task its own, one or several.
         ({"CUDA_VISIBLE_DEVICES": "1", "SLURM_GPUS_ON_NODE": "2"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_GPUS_ON_NODE": "8"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_GPUS_ON_NODE": "4"}, (2, 3)),
     ],
 )
 def test_tasks_of_a_node_share_its_gpus(changes, devices):
@@ -59,6 +61,8 @@ def test_flags_and_the_environment_may_name_another_coordinator():
     ("changes", "message"),
     [
         ({"SLURM_PROCID": None}, "SLURM_PROCID"),
+        ({"SLURM_STEP_NUM_TASKS": "many"}, "many"),
+        ({"SLURM_GPUS_ON_NODE": "gpu:2"}, "gpu:2"),
         ({"CUDA_VISIBLE_DEVICES": "0,1,2"}, "cannot share its 3 GPUs evenly"),
     ],
 )

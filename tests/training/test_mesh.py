@@ -64,7 +64,7 @@ def test_rows_are_split_over_both_axes_and_frozen_vision_is_whole(eight):
     assert all(pieces == [shape] * 8 for shape, pieces in layout["frozen"].values())
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(3, -1), (2, 2), (-1, -1), (0, 1), (-1, 0), (-2, 1)])
+@pytest.mark.parametrize(("data", "fsdp"), [(3, -1), (2, 2), (0, 1), (-1, 0), (-2, 1)])
 def test_a_mesh_that_does_not_fit_the_devices_is_an_error(data, fsdp):
     with pytest.raises(UserError, match=r"mesh\.data=.* does not make 1 devices"):
         make_mesh(data, fsdp)

@@ -100,6 +100,7 @@ def test_an_accelerator_is_known_by_its_kind(kind, name):
     assert by_kind(kind).name == name
 
 
-def test_a_cpu_has_no_known_peak():
-    assert by_kind("cpu") is None
+def test_what_only_looks_alike_is_not_known():
+    for kind in ("cpu", "NVIDIA GH200 480GB", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"):
+        assert by_kind(kind) is None
     assert len({known.name for known in ACCELERATORS}) == len(ACCELERATORS)

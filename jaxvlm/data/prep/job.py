@@ -152,12 +152,13 @@ class Job:
         """Holds a lock of the output, whose file stays: removing it would let two runs in."""
         path = self.output.with_name(f".{self.output.name}.{what}lock")
         end = time.monotonic() + patience
-        with path.open("w") as lock:
+        # To be read and written: network file systems lock for both only what is open for both.
+        with path.open("a+") as lock:
             while True:
                 try:
                     fcntl.flock(lock, kind | fcntl.LOCK_NB)
                     break
-                except OSError:
+                except BlockingIOError:
                     if time.monotonic() >= end:
                         raise _Busy(f"another run is making {self.output}; wait for it") from None
                     time.sleep(0.1)
