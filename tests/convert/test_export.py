@@ -90,6 +90,7 @@ def torch_tensor(value: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(value.copy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype",
     [
@@ -141,6 +142,7 @@ def test_qwen3_goes_round_bit_for_bit_in_small_shards(tmp_path, dtype):
     convert(verify, tmp_path / "again", folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype", [np.float32, pytest.param(ml_dtypes.bfloat16, marks=pytest.mark.slow)]
 )

@@ -22,6 +22,7 @@ from jaxvlm.training import features, loop, prepare
 from jaxvlm.training.weights import save_weights
 
 
+@pytest.mark.slow
 def test_training_reads_features_and_never_runs_vggt(data, tmp_path, monkeypatch):
     config = fill(data, tmp_path / "features", **DROPOUT)
     loaded = []

@@ -211,6 +211,7 @@ def test_kept_weights_that_are_damaged_are_named(records, weights, first, tmp_pa
         loop.train(config, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["gone", pytest.param("another's", marks=pytest.mark.slow)])
 def test_kept_weights_that_are_not_the_runs_own_are_refused(
     records, weights, adapted, tmp_path, what

@@ -84,6 +84,7 @@ def test_features_in_float32_are_the_images(toy, cached, packed):
     check_same(from_features(toy, batch), packed, 1e-6, 1e-5)
 
 
+@pytest.mark.slow
 def test_packed_is_unpacked_from_features(records, toy, cached, packed):
     with_cache = cached["float32"].data.features.folder
     single = tiny.config_for(
@@ -95,6 +96,7 @@ def test_packed_is_unpacked_from_features(records, toy, cached, packed):
     check_same(from_features(toy, epoch_of(single)), packed, 1e-5, 1e-5)
 
 
+@pytest.mark.slow
 def test_features_in_bfloat16_are_nearly_the_images(toy, cached, packed):
     batch = epoch_of(cached["bfloat16"])
     assert batch["features"].dtype == jnp.bfloat16
