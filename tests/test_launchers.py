@@ -84,6 +84,9 @@ def test_a_job_is_started_again_where_that_helps(tmp_path, code, restarts, saves
     # Later than the start also where clocks tick slowly.
     saved = "mkdir -p run/checkpoints/10; touch -d '1 minute' run/checkpoints/10;" if saves else ""
     (tmp_path / ".cache").mkdir()
+    # As on clusters, where runs are often a link to another disk.
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to("disk")
     old = tmp_path / "run" / "checkpoints" / "5"
     old.mkdir(parents=True)
     os.utime(old, (1, 1))
@@ -105,6 +108,30 @@ def test_a_job_is_started_again_where_that_helps(tmp_path, code, restarts, saves
     )
     assert done.returncode == code, done.stderr
     assert ("scontrol requeue 7" in done.stdout) == requeued
+
+
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        ([], "8"),
+        (["debug"], "debug 8"),
+        (["--safe", "full", "4"], "--safe full 4"),
+        (["full", "--config.train.save_every", "20"], "full 8 --config.train.save_every 20"),
+    ],
+)
+def test_a_job_takes_all_its_gpus_unless_told(tmp_path, words, made):
+    for name in ("environment.sh", "slurm/launch.sh"):
+        place = tmp_path / "scripts" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text('again() { echo "$*"; }\n' if "launch" in name else "")
+    done = subprocess.run(
+        ["bash", ROOT / "scripts" / "slurm" / "run.sh", *words],
+        env={**os.environ, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_GPUS": "h100:8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"scripts/train.sh {made}\n", done.stderr
 
 
 def test_batch_scripts_are_read_by_slurm_as_meant():

@@ -64,7 +64,9 @@ def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) 
         best = recommend(config, counts[0], device, compiled) if recommends else None
     others = []
     for count in _SCALES:
-        if count not in counts and -1 in (config.mesh.data, config.mesh.fsdp):
+        # A mesh with a given axis is for some numbers only.
+        given = max(config.mesh.data, config.mesh.fsdp, 1)
+        if count not in counts and -1 in (config.mesh.data, config.mesh.fsdp) and not count % given:
             nearest = min(meshes, key=lambda mesh: abs(mesh[0] * mesh[1] - count))
             mesh = _mesh(config, count)
             steps = compiled(config, nearest)

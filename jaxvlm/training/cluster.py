@@ -11,6 +11,10 @@ from jaxvlm.errors import UserError
 _FIRST_PORT, _PORTS = 20_000, 10_000
 
 
+# A day, in seconds.
+_LONGEST = 86_400
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """One process among others.
@@ -48,6 +52,8 @@ def place(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ
     Raises:
       UserError: the flags, or Slurm's variables, are wrong.
     """
+    if not 1 <= flags.join_seconds <= _LONGEST:
+        raise UserError(f"--join_seconds {flags.join_seconds}: expected 1 to {_LONGEST}")
     given = (flags.coordinator, flags.num_processes, flags.process_id)
     if given == (None, None, None):
         return _slurm_place(environment)

@@ -85,11 +85,10 @@ def _give_up(place: Place, seconds: int) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
         found = f"not all {place.count} processes have come to {place.coordinator}"
-    except OSError as error:
-        found = (
-            f"nothing answers at {place.coordinator} ({error.strerror or error}), where process 0 "
-            "should listen"
-        )
+    # Whatever is wrong with the name or the port: this thread must come to its end.
+    except Exception as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        found = f"nothing answers at {place.coordinator} ({why}), where process 0 should listen"
     leave(
         f"process {place.index} of {place.count}: {found} within {seconds} seconds; did one fail "
         "before, or start late (--join_seconds), or with another --coordinator?",

@@ -5,6 +5,10 @@
 again() {
   local code=0 restarts=${SLURM_RESTART_COUNT:-0} most=${MOST_RESTARTS:-20}
   local began=.cache/began_$SLURM_JOB_ID
+  if ! [[ $most =~ ^[0-9]+$ ]]; then
+    echo "MOST_RESTARTS=$most is no number" >&2
+    exit 2
+  fi
   touch "$began"
   echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restart $restarts"
   # A task that fails ends the others; --label tells in the log who said what.
@@ -29,5 +33,6 @@ again() {
 }
 
 saved_since() {
-  [ -n "$(find "${WORKDIR:-runs}" -regex '.*/checkpoints/[0-9]+' -newer "$1" -print -quit)" ]
+  # -H: a folder that is a link is looked into.
+  [ -n "$(find -H "${WORKDIR:-runs}" -regex '.*/checkpoints/[0-9]+' -newer "$1" -print -quit 2>/dev/null)" ]
 }

@@ -24,8 +24,9 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?submit this with sbatch}"
 source scripts/environment.sh
 source scripts/slurm/launch.sh
-# All GPUs of the job, where no number is given.
-words=$(printf '%s\n' "$@" | grep -c '^[0-9]*$' || true)
-if [ $# -eq 0 ]; then set -- full; words=0; fi
-if [ "$words" -eq 0 ]; then set -- "$@" "${SLURM_GPUS:-8}"; fi
-again scripts/train.sh "$@"
+# All GPUs of the job, where no number stands behind the mode.
+words=()
+while [[ ${1:-} =~ ^(--safe|debug|full)$ ]]; do words+=("$1"); shift; done
+gpus=${SLURM_GPUS:-8}
+if [[ ${1:-} =~ ^[0-9]+$ ]]; then gpus=$1; shift; fi
+again scripts/train.sh "${words[@]}" "${gpus##*:}" "$@"

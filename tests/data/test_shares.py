@@ -1,13 +1,16 @@
 """Work that several jobs share: each its part, and in the end the same as one alone makes."""
 
 import argparse
+import dataclasses
 import fcntl
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxvlm.data.features import shards
 from jaxvlm.data.prep.job import Job, Part
 from jaxvlm.data.record import Record
 from jaxvlm.errors import UserError
@@ -98,3 +101,29 @@ def test_a_share_stays_out_while_the_whole_is_made(tmp_path, monkeypatch):
 def test_one_share_does_not_overwrite_for_all(tmp_path):
     with pytest.raises(UserError, match="--overwrite would remove what the other shards make"):
         job(tmp_path / "o.jsonl", Share(0, 2)).run(1, True)
+
+
+def test_a_share_of_other_settings_leaves_what_others_have_made(tmp_path):
+    job(tmp_path / "o.jsonl", Share(0, 2)).run(1, False)
+    other = dataclasses.replace(job(tmp_path / "o.jsonl", Share(1, 2)), settings={"style": "B"})
+    with pytest.raises(UserError, match=r"o.jsonl.parts holds what shards with other settings"):
+        other.run(1, False)
+    job(tmp_path / "o.jsonl", Share(1, 2)).run(1, False)
+    assert (tmp_path / "o.jsonl").exists()
+
+
+def test_no_shard_of_features_takes_the_place_of_another(tmp_path, monkeypatch):
+    """Two jobs that chose the same number at the same time, with different N."""
+    free, chosen = shards._free, []
+
+    def at_once(folder, share):
+        chosen.append(
+            free(folder, share) if len(chosen) > 1 else folder / "features-00000.safetensors"
+        )
+        return chosen[-1]
+
+    monkeypatch.setattr(shards, "_free", at_once)
+    for name, share in (("a", Share(0, 2)), ("b", Share(0, 3))):
+        shards.write_shard(tmp_path, {name: np.ones((1, 2), np.float32)}, "made", share)
+    assert set(shards.Shards(tmp_path, "made")) == {"a", "b"}
+    assert not shards.draft_files(tmp_path)

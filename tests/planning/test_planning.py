@@ -12,7 +12,7 @@ from jaxvlm import entry, plan
 from jaxvlm.config import default, load
 from jaxvlm.data.training_set import training_rows
 from jaxvlm.errors import UserError
-from jaxvlm.planning import at_start
+from jaxvlm.planning import at_start, report
 from jaxvlm.planning.choice import best_rows, meshes, recommend, smaller
 from jaxvlm.planning.compiled import StepBytes, compile_steps, in_a_child
 from jaxvlm.planning.estimate import estimate, fits
@@ -180,6 +180,13 @@ def test_parameters_are_split_further_where_they_do_not_fit():
     config.model.language.num_layers = 360
     setting, found = recommend(config, 64, by_name("a100-40gb"), needing(2))
     assert found.fsdp > 8 and setting.optimizer.offload == "device"
+
+
+def test_a_plan_with_a_given_axis_leaves_other_numbers_out(monkeypatch):
+    monkeypatch.setattr(report, "in_a_child", lambda config, mesh, _: needing(1)(config, mesh))
+    found = report.make_plan(stage1(mesh__fsdp=8), [8], H100, False)
+    assert [each.devices for each in found.others] == [16, 64, 256, 1024]
+    assert {each.fsdp for each in found.others} == {8}
 
 
 def test_a_mesh_that_cannot_be_is_refused():

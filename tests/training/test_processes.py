@@ -186,6 +186,7 @@ def test_a_process_that_stays_alone_says_where_it_waited(python, records, tmp_pa
             "--coordinator here: expected host:port",
         ),
         (["--devices", "0"], "--devices 0: expected at least 1"),
+        (["--join_seconds", "0"], "--join_seconds 0: expected 1 to 86400"),
         (["--devices", "16"], "--devices 16, but there are 1 cpu device(s) (process 0: 1)"),
     ],
 )

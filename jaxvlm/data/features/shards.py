@@ -155,11 +155,7 @@ def write_shard(
     Raises:
       UserError: it cannot be written.
     """
-    taken = [int(_NAME.fullmatch(path.name)[1]) for path in shard_files(folder)]
-    number = max(taken, default=-1) + 1
-    while not share.owns(number):
-        number += 1
-    path = folder / f"features-{number:05}.safetensors"
+    path = _free(folder, share)
     draft = draft_of(path)
     try:
         save_file(dict(tensors), draft, {"label": label})
@@ -167,7 +163,13 @@ def write_shard(
         draft.chmod(0o666 & ~_umask())
         with draft.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(draft, path)
+        while True:
+            try:
+                # Not renamed: another job may have taken the number meanwhile.
+                os.link(draft, path)
+                break
+            except FileExistsError:
+                path = _free(folder, share)
     # What the library raises for a full disk is an error of its own.
     except Exception as error:
         raise UserError(
@@ -177,6 +179,15 @@ def write_shard(
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def _free(folder: Path, share: Share) -> Path:
+    """The next shard's place, with a number of the share."""
+    taken = [int(_NAME.fullmatch(path.name)[1]) for path in shard_files(folder)]
+    number = max(taken, default=-1) + 1
+    while not share.owns(number):
+        number += 1
+    return folder / f"features-{number:05}.safetensors"
 
 
 def _umask() -> int:

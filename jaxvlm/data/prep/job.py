@@ -185,6 +185,11 @@ class Job:
                 f"{self.output} {changed}; name another --output, or pass --overwrite to replace it"
             )
         if not ours:
+            if begun.exists() and not self.share.whole:
+                raise UserError(
+                    f"{self._parts} holds what shards with other settings have made; remove it, or "
+                    "name another --output"
+                )
             shutil.rmtree(self._parts, ignore_errors=True)
             self._parts.mkdir()
             write_text(begun, json.dumps(self._identity))
