@@ -88,7 +88,7 @@ def test_shares_of_eight_devices_are_those_of_the_compiler(toy):
 
 def test_full_size_takes_sixteen_bytes_a_parameter():
     """FP32 masters, gradients and two moments: 5.26 billion parameters."""
-    config = load("configs/stage1.py") if os.path.exists("configs/stage1.py") else default()
+    config = default()
     one, eight = (state_bytes(config, fsdp) for fsdp in (1, 8))
     learnt = 1_227_684_352 + 6_653_440 + 4_022_468_096
     assert one.parameters + one.gradients + one.optimizer == 16 * learnt
