@@ -1,4 +1,4 @@
-# make demo   sets up and teaches a small model to see rooms (about ten minutes, no GPU)
+# make demo   sets up and teaches a small model to see rooms (under ten minutes, no GPU)
 # make test   sets up and runs the tests
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
