@@ -8,17 +8,18 @@ bound. Operations, traffic and time come from formulas. Weights and data need no
 """
 
 import argparse
+import re
 
 from jaxvlm import entry
 from jaxvlm.config import AUTO, load
 from jaxvlm.config_checks import check
-from jaxvlm.errors import UserError
+
+# Devices that are faked on the way to a plan.
+_MOST = 4096
 
 
 def main(flags: argparse.Namespace) -> None:
     """Plans, and prints."""
-    if min(flags.devices) < 1:
-        raise UserError(f"--devices {min(flags.devices)}: expected numbers from 1")
     config = load(flags.config, flags.overrides)
     check(config)
     if config.train.rows_per_device == AUTO:
@@ -33,7 +34,12 @@ def main(flags: argparse.Namespace) -> None:
 
 
 def _counts(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    parts = text.split(",")
+    if not all(re.fullmatch("[0-9]{1,4}", part) and 1 <= int(part) <= _MOST for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected numbers from 1 to {_MOST}, like 8 or 8,64"
+        )
+    return list(dict.fromkeys(map(int, parts)))
 
 
 def parser() -> argparse.ArgumentParser:

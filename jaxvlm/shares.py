@@ -53,7 +53,9 @@ def add_shard(parser: argparse.ArgumentParser) -> None:
 
 
 def _share(text: str) -> Share:
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text)
     if not found or int(found[1]) >= int(found[2]):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected I/N with I from 0 to N-1, like 0/4")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected I/N with I from 0 to N-1, N at most 99999, like 0/4"
+        )
     return Share(int(found[1]), int(found[2]))

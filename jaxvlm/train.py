@@ -32,6 +32,7 @@ def main(flags: argparse.Namespace) -> None:
     from jaxvlm.planning.at_start import out_of_memory, with_rows
     from jaxvlm.training.loop import train
     from jaxvlm.training.processes import check_devices, joined
+    from jaxvlm.training.signals import stop_requests
     from jaxvlm.workdir import open_workdir
 
     name = flags.config.removesuffix(".py").replace(".py:", "_")
@@ -42,7 +43,8 @@ def main(flags: argparse.Namespace) -> None:
         if place is not None:
             stack.enter_context(joined(place, flags.join_seconds))
         check_devices(flags.devices)
-        config = with_rows(config)
+        with stop_requests():
+            config = with_rows(config)
         try:
             train(config, workdir, flags.resume_from)
         except JaxRuntimeError as error:

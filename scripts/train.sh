@@ -7,29 +7,34 @@
 # GPU and update (one question a row, instead of packed rows), DATALOADER_NUM_WORKERS, PYTHON and
 # WORKDIR are taken from the environment; flags of jaxvlm.train may stand behind.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+unset CDPATH
+cd "$(dirname "$(readlink -f "$0")")/.."
 source scripts/environment.sh
 
+words="scripts/train.sh [--safe] [debug|full] [num_gpus]"
 usage() {
-  echo "scripts/train.sh: $1; use scripts/train.sh [--safe] [debug|full] [num_gpus]" >&2
+  echo "scripts/train.sh: $1; use $words" >&2
   exit 2
 }
 
 number() { # name value: what must be a whole number from 1
-  [[ $2 =~ ^[1-9][0-9]*$ ]] || usage "$1=$2 is no number from 1"
+  [[ $2 =~ ^[1-9][0-9]{0,4}$ ]] || usage "$1=$2 is no number from 1"
 }
 
 safe="" mode=full gpus=2
-if [ "${1:-}" = --safe ]; then safe=1; shift; fi
-case "${1:-}" in
-  debug | full) mode=$1; shift ;;
-  -* | "" | [0-9]*) ;;
-  *) usage "unknown mode '$1'" ;;
-esac
-case "${1:-}" in
-  "" | --*) ;;
-  *) gpus=$1; shift ;;
-esac
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --safe) safe=1 ;;
+    debug | full) mode=$1 ;;
+    -h | --help)
+      echo "$words"
+      exit ;;
+    -*) break ;;
+    [0-9]*) gpus=$1 ;;
+    *) usage "unknown mode '$1'" ;;
+  esac
+  shift
+done
 number num_gpus "$gpus"
 
 variants=$([ "$mode" = debug ] && echo debug || true)
@@ -49,8 +54,8 @@ if [ -n "${DATALOADER_NUM_WORKERS:-}" ]; then
 fi
 
 # The first of the GPUs that may be used.
-visible=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((gpus - 1)))}
-given=$(tr ',' '\n' <<<"$visible" | grep -c .)
+visible=${CUDA_VISIBLE_DEVICES-$(seq -s, 0 $((gpus - 1)))}
+given=$(tr ',' '\n' <<<"$visible" | grep -c . || true)
 if [ "$given" -lt "$gpus" ]; then usage "$gpus GPUs, but CUDA_VISIBLE_DEVICES=$visible"; fi
 CUDA_VISIBLE_DEVICES=$(cut -d, -f"1-$gpus" <<<"$visible")
 export CUDA_VISIBLE_DEVICES

@@ -55,11 +55,15 @@ def test_the_environment_and_further_flags_are_taken():
     ("words", "environment", "message"),
     [
         (["fast"], {}, "unknown mode 'fast'"),
-        (["full", "none"], {}, "num_gpus=none is no number"),
+        (["full", "none"], {}, "unknown mode 'none'"),
+        (["full", "4x"], {}, "num_gpus=4x is no number"),
+        (["9" * 20], {}, "is no number"),
         (["full", "0"], {}, "num_gpus=0 is no number"),
         (["full"], {"BATCH_PER_GPU": "many"}, "BATCH_PER_GPU=many is no number"),
         (["--safe"], {"GRAD_ACCUM": "8"}, "--safe is 1 question x 4"),
         (["full", "4"], {"CUDA_VISIBLE_DEVICES": "4,5"}, "4 GPUs, but CUDA_VISIBLE_DEVICES=4,5"),
+        ([], {"CUDA_VISIBLE_DEVICES": ","}, "2 GPUs, but CUDA_VISIBLE_DEVICES=,"),
+        ([], {"CUDA_VISIBLE_DEVICES": ""}, "2 GPUs, but CUDA_VISIBLE_DEVICES="),
     ],
 )
 def test_wrong_words_are_answered(words, environment, message):

@@ -12,7 +12,7 @@ from jaxvlm.console import say
 from jaxvlm.errors import UserError, first_line
 from jaxvlm.planning.choice import best_rows, smaller
 from jaxvlm.planning.compiled import cuda_compiles, in_a_child
-from jaxvlm.training.hardware import GIB, Accelerator, by_kind
+from jaxvlm.training.hardware import Accelerator, by_kind, gib
 from jaxvlm.training.mesh import make_mesh
 
 # The share of a device's memory that the launchers give JAX.
@@ -49,20 +49,20 @@ def _chosen_rows(config) -> int:
     if best is None and target is None and device.kind != "cpu":
         say(
             "warning: train.rows_per_device=auto takes 1: the step was compiled for CPU, which "
-            f"needs more than the {_gib(device.memory)} of {device.kind} (docs/scaling.md tells "
+            f"needs more than the {gib(device.memory)} of {device.kind} (docs/scaling.md tells "
             "what to install)",
             warns=True,
         )
         return 1
     if best is None:
         raise UserError(
-            f"train.rows_per_device='auto': not one row a device fits {_gib(device.memory)} of "
+            f"train.rows_per_device='auto': not one row a device fits {gib(device.memory)} of "
             f"{device.kind}; {_advice(config)}"
         )
     found = best[1]
     say(
         f"train.rows_per_device=auto: {found.rows_per_device} row(s) x {found.accumulation} "
-        f"micro-batches, planned to take {_gib(found.peak)} of {_gib(device.memory)} "
+        f"micro-batches, planned to take {gib(found.peak)} of {gib(device.memory)} "
         f"(compiled for {target or 'cpu'})"
     )
     return found.rows_per_device
@@ -97,7 +97,3 @@ def _advice(config) -> str:
         return "Nothing smaller is known but more devices"
     rest = f"; then, one after the other: {'; '.join(settings[1:])}" if settings[1:] else ""
     return f"What takes less: {settings[0]}{rest}; or more devices"
-
-
-def _gib(count: float) -> str:
-    return f"{count / GIB:.1f} GiB"

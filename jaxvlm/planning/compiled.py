@@ -8,6 +8,7 @@ import argparse
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -112,7 +113,10 @@ def in_a_child(config, mesh: tuple[int, int], target: str | None) -> dict[str, S
             command, env=_environment(mesh, target), capture_output=True, text=True, check=False
         )
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        said = (done.stderr.strip().splitlines() or [""])[-1]
+        if done.returncode < 0:
+            killed = signal.Signals(-done.returncode).name
+            said = f"the compiler was ended by {killed} (was the memory full?). {said}".strip()
         raise UserError(f"the step does not compile for {mesh[0]} x {mesh[1]} devices: {said}")
     found = json.loads(done.stdout.splitlines()[-1])
     return {name: StepBytes(*sizes) for name, sizes in found.items()}

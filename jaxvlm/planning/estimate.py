@@ -120,7 +120,7 @@ def estimate(
         temporary += 2 * more * compute_dtype(config).dtype.itemsize // 4
     peak = resident + _BATCHES * batch + temporary
     useful, computed = (train.accumulation * flops for flops in _flops(config))
-    compute = computed / train.accumulation / (device.flops * UTILISATION)
+    compute = computed / train.accumulation / (device.peak(config.precision) * UTILISATION)
     through = device.link if fsdp <= MACHINE else device.network
     across = device.link if data * fsdp <= MACHINE else device.network
     moving = moved.fsdp / through + moved.data / across

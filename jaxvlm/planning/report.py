@@ -4,10 +4,10 @@ import dataclasses
 import json
 
 from jaxvlm.console import print_table, progress, say
-from jaxvlm.planning.choice import recommend
+from jaxvlm.planning.choice import recommend, smaller, with_setting
 from jaxvlm.planning.compiled import StepBytes, cuda_compiles, in_a_child
 from jaxvlm.planning.estimate import UTILISATION_SOURCE, Estimate, estimate, fits
-from jaxvlm.training.hardware import GIB, Accelerator
+from jaxvlm.training.hardware import Accelerator, gib
 from jaxvlm.training.mesh import mesh_sizes
 
 # Numbers of devices that the last table shows besides those that were asked for.
@@ -23,16 +23,20 @@ class Plan:
       target: what the steps were compiled for: the device's name, or "cpu".
       asked: as configured, on each number of devices that was asked for.
       others: on other numbers, with the work space of the nearest that was compiled.
+      sought: whether a better setting was looked for.
       recommended: for the first number, with its flags; None if nothing fits, or nobody asked.
       flags: of the recommended setting.
+      smaller: what would take less still, where nothing fits.
     """
 
     device: Accelerator
     target: str
     asked: list[Estimate]
     others: list[Estimate]
+    sought: bool
     recommended: Estimate | None
     flags: str
+    smaller: list[str]
 
 
 def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) -> Plan:
@@ -71,7 +75,12 @@ def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) 
             mesh = _mesh(config, count)
             steps = compiled(config, nearest)
             others.append(estimate(config, *mesh, steps, device, nearest[1]))
-    flags = ""
+    flags, less = "", []
+    if recommends and not best:
+        # Behind the last that was tried.
+        least = with_setting(config, "full", "host")
+        least.train.rows_per_device = 1
+        less = list(smaller(least))
     if best:
         setting, found = best
         wanted = {
@@ -83,7 +92,7 @@ def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) 
             "optimizer.offload": setting.optimizer.offload,
         }
         flags = " ".join(f"--config.{name}={value}" for name, value in wanted.items())
-    return Plan(device, target or "cpu", asked, others, best and best[1], flags)
+    return Plan(device, target or "cpu", asked, others, recommends, best and best[1], flags, less)
 
 
 def _mesh(config, count: int) -> tuple[int, int]:
@@ -134,6 +143,13 @@ def show(plan: Plan) -> None:
             f"{_gib(plan.recommended.peak)}, {plan.recommended.seconds:.2f} s an update:\n"
             f"  {plan.flags}"
         )
+    elif plan.sought:
+        but = "" if plan.target != "cpu" else " as compiled for CPU, which is an upper bound"
+        say(
+            f"nothing fits {first.devices} {device.name}{but}: not one row a device with remat "
+            f"full and the optimizer on the host. What takes less: "
+            f"{'; '.join([*plan.smaller, 'more devices'])}"
+        )
 
 
 def as_json(plan: Plan) -> str:
@@ -160,4 +176,4 @@ def _verdict(found: Estimate, plan: Plan) -> str:
 
 
 def _gib(count: float) -> str:
-    return f"{count / GIB:,.2f} GiB"
+    return gib(count, 2)

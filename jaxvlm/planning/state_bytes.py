@@ -88,7 +88,5 @@ def _leaves(config) -> tuple[Mapping[str, jax.ShapeDtypeStruct], set[str], int]:
 
 def _held(path: str, leaf: jax.ShapeDtypeStruct, fsdp: int, learning: set[str]) -> int:
     """Numbers of a parameter on one device."""
-    if path.startswith("vision/") and path not in learning:
-        return leaf.size
-    split = "fsdp" in parameter_spec(path, leaf.shape, fsdp)
+    split = "fsdp" in parameter_spec(path, leaf.shape, fsdp, path in learning)
     return leaf.size // fsdp if split else math.prod(leaf.shape)

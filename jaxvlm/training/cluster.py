@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 
 from jaxvlm.errors import UserError
@@ -59,9 +60,7 @@ def place(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ
         return _slurm_place(environment)
     if None in given:
         raise UserError("--coordinator, --num_processes and --process_id belong together")
-    host, _, port = flags.coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise UserError(f"--coordinator {flags.coordinator}: expected host:port, like node1:12345")
+    _check_address("--coordinator", flags.coordinator)
     if flags.num_processes < 1:
         raise UserError(f"--num_processes {flags.num_processes}: expected at least 1")
     if not 0 <= flags.process_id < flags.num_processes:
@@ -70,6 +69,12 @@ def place(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ
             "--num_processes"
         )
     return Place(*given)
+
+
+def _check_address(name: str, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        raise UserError(f"{name} {address}: expected host:port, like node1:12345")
 
 
 def _slurm_place(environment: Mapping[str, str]) -> Place | None:
@@ -84,12 +89,15 @@ def _slurm_place(environment: Mapping[str, str]) -> Place | None:
         first = first_host(environment["SLURM_STEP_NODELIST"])
         tasks = tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])[node]
         on_node = int(environment.get("SLURM_GPUS_ON_NODE", 0))
+        if not (first and 0 <= index < count and 0 <= local < tasks):
+            raise ValueError(f"task {index} of {count}, {local} of {tasks} on {first!r}")
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(
             f"this is a task of srun, but what Slurm says of it is not whole ({error!r}); give "
             "--coordinator, --num_processes and --process_id"
         ) from None
     address = environment.get("JAX_COORDINATOR_ADDRESS") or f"{first}:{_FIRST_PORT + job % _PORTS}"
+    _check_address("JAX_COORDINATOR_ADDRESS", address)
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     named = visible.count(",") + 1 if visible else 0
     if 0 < named < on_node:
@@ -100,11 +108,8 @@ def _slurm_place(environment: Mapping[str, str]) -> Place | None:
 
 def first_host(nodes: str) -> str:
     """The first of Slurm's list, such as `gpu[07-09,12],login1`."""
-    before, bracket, rest = nodes.partition("[")
-    if "," in before or not bracket:
-        return before.partition(",")[0]
-    number = rest.partition("]")[0].partition(",")[0].partition("-")[0]
-    return before + number + rest.partition("]")[2].partition(",")[0]
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)[0]
+    return re.sub(r"\[([^],-]*)[^]]*\]", r"\1", first)
 
 
 def tasks_per_node(text: str) -> list[int]:

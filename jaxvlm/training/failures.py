@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import sys
 import threading
 import time
 
@@ -13,6 +11,7 @@ import jax
 from jax._src.distributed import global_state
 
 from jaxvlm.errors import UserError, first_line
+from jaxvlm.training.leaving import leave
 
 _KEY = "jaxvlm/failure"
 _SECONDS_APART = 1.0
@@ -91,11 +90,13 @@ class Failures:
         return self._found() or mine
 
 
-def leave(message: str, code: int) -> None:
-    """Ends this process at once, whatever its threads do."""
-    print(f"jaxvlm: error: {message}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(code)
+def first_word(name: str, mine: str) -> str:
+    """What the first process, asked soon after all have joined, has under this name."""
+    client, key = global_state.client, f"jaxvlm/{name}"
+    if jax.process_index() == 0:
+        client.key_value_set(key, mine)
+        return mine
+    return client.blocking_key_value_get(key, 60_000)
 
 
 def _end_with(failure: dict) -> None:

@@ -17,7 +17,7 @@ class Accelerator:
     Attributes:
       name: by which a user asks for it.
       kind: what JAX's `device_kind` contains, as whole words.
-      flops: bfloat16 matrix products a second, dense.
+      flops: operations of bfloat16 matrix products a second, dense.
       memory: bytes that a program can have of it.
       bandwidth: bytes a second to and from its memory.
       link: bytes a second to the other devices of its machine, in one direction.
@@ -37,6 +37,15 @@ class Accelerator:
     capability: tuple[int, int]
     cores: int
     source: str
+
+    def peak(self, precision: str) -> float:
+        """Operations a second; those of float32 run as TF32, half as many."""
+        return self.flops / (2 if precision == "float32" else 1)
+
+
+def gib(count: float, digits: int = 1) -> str:
+    """Bytes, as people read them."""
+    return f"{count / GIB:,.{digits}f} GiB"
 
 
 # NVLink's figures are of both directions together; `link` is half of them. `network` is that of the

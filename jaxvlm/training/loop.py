@@ -58,6 +58,7 @@ def train(config, workdir: Path, resume_from: int | None = None) -> None:
         stop_requests() as stop,
         # One of several must not leave before the others know.
         stop.deferred() if several else contextlib.nullcontext(),
+        status(workdir) if is_first() else contextlib.nullcontext(),
     ):
         resumed = update_to_resume(workdir, resume_from)
         run, state = prepare(config, workdir, mesh, resumed)
@@ -73,9 +74,8 @@ def train(config, workdir: Path, resume_from: int | None = None) -> None:
                 if is_first():
                     write_text(workdir / "config.json", to_json(config))
                 alive()
-                with status(workdir) if is_first() else contextlib.nullcontext():
-                    _Updates(run, state, checkpoints, stop, alive).make()
-                    checkpoints.close()
+                _Updates(run, state, checkpoints, stop, alive).make()
+                checkpoints.close()
         finally:
             checkpoints.close()
 

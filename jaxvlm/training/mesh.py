@@ -1,9 +1,9 @@
 """The device mesh and the rule that says how a parameter is split over it."""
 
+import math
 from collections.abc import Container, Mapping
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxvlm.errors import UserError
@@ -41,12 +41,13 @@ def mesh_sizes(data: int, fsdp: int, devices: int) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def parameter_spec(path: str, shape: tuple[int, ...], size: int) -> PartitionSpec:
+def parameter_spec(path: str, shape: tuple[int, ...], size: int, learns: bool) -> PartitionSpec:
     """How one parameter is split over `size` devices: its longest axis that fits, or not at all.
 
     The first axis of stacked layers is never split, so that one layer can be gathered at a time.
+    Every device encodes its own images: frozen VGGT, 1.8 GB, is better not sent around.
     """
-    if np.prod(shape) < WHOLE_BELOW:
+    if math.prod(shape) < WHOLE_BELOW or (path.startswith("vision/") and not learns):
         return PartitionSpec()
     return split_spec(shape, size, 1 if is_stacked(path) else 0)
 
@@ -59,18 +60,10 @@ def is_stacked(path: str) -> bool:
 def shardings(
     leaves: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, trained: Container[str] = ()
 ) -> dict[str, NamedSharding]:
-    """The sharding of every parameter of a flat tree; vision weights are whole unless `trained`.
-
-    Every device encodes its own images, so that frozen VGGT, 1.8 GB, is better not sent around.
-    """
-    whole = {path for path in leaves if path.startswith("vision/") and path not in trained}
+    """The sharding of every parameter of a flat tree, of which those `trained` learn."""
+    size = mesh.shape["fsdp"]
     return {
-        path: NamedSharding(
-            mesh,
-            PartitionSpec()
-            if path in whole
-            else parameter_spec(path, leaf.shape, mesh.shape["fsdp"]),
-        )
+        path: NamedSharding(mesh, parameter_spec(path, leaf.shape, size, path in trained))
         for path, leaf in leaves.items()
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 
 from jaxvlm.console import console, duration
+from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
 from jaxvlm.training.histograms import Histogram
 
@@ -143,7 +144,13 @@ def _lines(path: Path, step: int) -> list[str]:
     if not path.exists():
         return []
     kept, damaged = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}; the run's metrics stand in it"
+        ) from None
+    for line in text.splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

@@ -25,7 +25,7 @@ class Pace:
         self._image = run.image
         self._trained = trained_shares(abstract_parameters(self._model), run.learning)
         known = by_kind(jax.devices()[0].device_kind)
-        self._peak = known and known.flops * jax.device_count()
+        self._peak = known and known.peak(run.config.precision) * jax.device_count()
 
     def read(self, step: int, work: Work | None = None) -> dict[str, float | None]:
         """Figures of the updates up to `step`; what cannot be known is None.

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxvlm.console import say, silence
 from jaxvlm.errors import Requeue, UserError, first_line
 from jaxvlm.training.cluster import Place
-from jaxvlm.training.failures import Failures, leave
+from jaxvlm.training.failures import Failures, first_word
+from jaxvlm.training.leaving import leave
 from jaxvlm.training.mesh import batch_sharding
 
 # A process of which nothing was heard for so long is gone.
@@ -43,8 +45,11 @@ def joined(place: Place, seconds: int) -> Iterator[None]:
     _initialize(place, seconds)
     failures = Failures(place.index)
     try:
+        _check_count(place.count)
         yield
     except (Requeue, KeyboardInterrupt):
+        # One that leaves has srun end the others, which must not hide that they have saved.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         failures.part(_PARTING_SECONDS)
         raise
     except Exception as error:
@@ -80,10 +85,19 @@ def _initialize(place: Place, seconds: int) -> None:
         giving_up.cancel()
 
 
+def _check_count(count: int) -> None:
+    """JAX would wait for more processes than the first one knows of, or leave some out."""
+    known = first_word("processes", str(count))
+    if known != str(count):
+        raise UserError(
+            f"--num_processes {count}, but process 0 was told {known}; tell all the same"
+        )
+
+
 def _give_up(place: Place, seconds: int) -> None:
     host, _, port = place.coordinator.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
         found = f"not all {place.count} processes have come to {place.coordinator}"
     # Whatever is wrong with the name or the port: this thread must come to its end.
     except Exception as error:

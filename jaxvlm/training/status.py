@@ -12,13 +12,15 @@ import jax
 
 from jaxvlm.errors import Requeue, first_line
 from jaxvlm.files import write_text
+from jaxvlm.training.leaving import last_words
 
 
 @contextlib.contextmanager
 def status(workdir: Path) -> Iterator[None]:
     """Says within that the run goes on, and behind how it ended: finished, stopped or failed.
 
-    A process that is killed leaves "running" behind, with its number.
+    Of several processes the first one to fail has the reason, which this one may learn only when
+    it leaves. A process that is killed leaves "running" behind, with its number.
     """
     facts = {
         "host": socket.gethostname(),
@@ -35,6 +37,7 @@ def status(workdir: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             write_text(workdir / "status.json", json.dumps(told, indent=2) + "\n")
 
+    last_words(lambda reason: write("failed", reason))
     write("running")
     try:
         yield

@@ -5,10 +5,7 @@
 again() {
   local code=0 restarts=${SLURM_RESTART_COUNT:-0} most=${MOST_RESTARTS:-20}
   local began=.cache/began_$SLURM_JOB_ID
-  if ! [[ $most =~ ^[0-9]+$ ]]; then
-    echo "MOST_RESTARTS=$most is no number" >&2
-    exit 2
-  fi
+  whole MOST_RESTARTS "$most"
   touch "$began"
   echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restart $restarts"
   # A task that fails ends the others; --label tells in the log who said what.
@@ -30,6 +27,10 @@ again() {
     sleep 60
   fi
   exit "$code"
+}
+
+whole() { # name value: what must be a whole number
+  [[ $2 =~ ^[0-9]{1,6}$ ]] || { echo "$1=$2 is no whole number" >&2; exit 2; }
 }
 
 saved_since() {

@@ -35,7 +35,9 @@ def test_shares_are_all_of_it_and_none_twice(count, parts):
     assert all(sum(share.owns(number) for share in shares) == 1 for number in range(parts))
 
 
-@pytest.mark.parametrize("text", ["3/3", "1", "-1/2", "1/0", "a/b", "1/2/3", ""])
+@pytest.mark.parametrize(
+    "text", ["3/3", "1", "-1/2", "1/0", "a/b", "1/2/3", "", "٠/٢", "0/9999999"]
+)
 def test_a_share_that_cannot_be_is_refused(text, capsys):
     parser = argparse.ArgumentParser()
     add_shard(parser)

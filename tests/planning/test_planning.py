@@ -270,7 +270,9 @@ def test_a_plan_is_printed_for_people_and_for_machines(capsys, monkeypatch):
     ("flags", "message"),
     [
         (["--device", "h300"], "unknown device 'h300': known are a100-40gb, a100-80gb, h100-80gb"),
-        (["--devices", "0"], "--devices 0: expected numbers from 1"),
+        (["--devices", "0"], "'0': expected numbers from 1 to 4096"),
+        (["--devices", "8,"], "'8,': expected numbers from 1 to 4096"),
+        (["--devices", "99999"], "'99999': expected numbers from 1 to 4096"),
         (["--config.mesh.fsdp=3"], "mesh.data=-1 x mesh.fsdp=3 does not make 8 devices"),
         (["--config.train.remt=full"], "did you mean 'remat'"),
     ],

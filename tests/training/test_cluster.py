@@ -62,6 +62,11 @@ def test_flags_and_the_environment_may_name_another_coordinator():
     [
         ({"SLURM_PROCID": None}, "SLURM_PROCID"),
         ({"SLURM_STEP_NUM_TASKS": "many"}, "many"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "0"}, "not whole"),
+        ({"SLURM_PROCID": "-1"}, "task -1 of"),
+        ({"SLURM_PROCID": "99"}, "task 99 of"),
+        ({"SLURM_STEP_NODELIST": ""}, "not whole"),
+        ({"JAX_COORDINATOR_ADDRESS": "node1"}, "JAX_COORDINATOR_ADDRESS node1: expected host:port"),
         ({"SLURM_GPUS_ON_NODE": "gpu:2"}, "gpu:2"),
         ({"CUDA_VISIBLE_DEVICES": "0,1,2"}, "cannot share its 3 GPUs evenly"),
     ],
@@ -80,6 +85,8 @@ def test_what_slurm_says_wrongly_is_told(changes, message):
         ("a[3,7-9]", "a3"),
         ("a[3-4]-ib,b", "a3-ib"),
         ("a,b[1-2]", "a"),
+        ("a[1-2][3-4]", "a13"),
+        ("rack[1-2]node[3,5],b", "rack1node3"),
     ],
 )
 def test_the_first_host_of_slurms_list(nodes, first):

@@ -33,7 +33,7 @@ def together(python):
             probe.bind(("127.0.0.1", 0))
             place = f"127.0.0.1:{probe.getsockname()[1]}"
         flags = ("--coordinator", place, "--num_processes", 2, "--process_id")
-        commands = ([*arguments, *flags, 0], [*arguments, *others, *flags, 1])
+        commands = ([*arguments, *flags, 0], [*arguments, *flags, 1, *others])
         started = [python(*commands[0], XLA_FLAGS=_devices(2))]
         time.sleep(late)
         started.append(python(*commands[1], XLA_FLAGS=_devices(2)))
@@ -123,15 +123,20 @@ def test_a_stop_that_reaches_all_processes_and_their_workers_keeps_the_updates(
 
 
 @pytest.mark.slow
-def test_processes_that_were_started_differently_are_refused(together, records, tmp_path):
-    other = ["--config.seed=9"]
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("--config.seed=9", "process 1 does not have the same configuration"),
+        ("--num_processes=3", "--num_processes 3, but process 0 was told 2"),
+    ],
+)
+def test_processes_that_were_started_differently_are_refused(
+    together, records, tmp_path, other, message
+):
     flags = (STOP_AFTER, 0, *tiny.arguments(records, tmp_path / "run", *ROWS))
-    codes, ended = together(*flags, others=other)
+    codes, ended = together(*flags, others=[other])
     assert 2 in codes and 0 not in codes
-    told = [
-        errors for _, errors in ended if "process 1 does not have the same configuration" in errors
-    ]
-    assert told, ended
+    assert any(message in errors for _, errors in ended), ended
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
@@ -143,7 +148,10 @@ def test_the_failure_of_one_process_ends_the_other_with_its_reason(together, rec
     codes, ended = together(STOP_AFTER, "2:error", *flags, late=5)
     assert codes == [1, 1], ended
     assert "RuntimeError: the disk is gone" in ended[1][1]
-    assert "process 1 has failed: RuntimeError: the disk is gone" in ended[0][1]
+    reason = "process 1 has failed: RuntimeError: the disk is gone"
+    assert reason in ended[0][1]
+    told = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (told["state"], told["reason"]) == ("failed", reason)
     assert time.monotonic() - began < 200
 
 

@@ -12,7 +12,7 @@ from runs import board, logged
 from jaxvlm.errors import Requeue, UserError
 from jaxvlm.training import loop
 from jaxvlm.training.histograms import EDGES, histograms
-from jaxvlm.training.metric_log import shown
+from jaxvlm.training.metric_log import MetricLog, shown
 from jaxvlm.training.status import status
 
 VALUES = {
@@ -83,3 +83,16 @@ def test_a_status_tells_how_a_run_ended(tmp_path):
     assert stopped["state"] == "stopped" and "update 4" in stopped["reason"]
     failed = ended(tmp_path, UserError("the loss is nan\nand more"))
     assert failed["state"] == "failed" and failed["reason"] == "UserError: the loss is nan"
+
+
+def test_a_start_that_fails_is_told(records, tmp_path):
+    with pytest.raises(UserError):
+        loop.train(tiny.config_for(records), tmp_path, resume_from=7)
+    told = json.loads((tmp_path / "status.json").read_text())
+    assert told["state"] == "failed" and "7" in told["reason"]
+
+
+def test_metrics_that_cannot_be_read_stop_the_start(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read: Is a directory"):
+        MetricLog(tmp_path, 0, 9)
