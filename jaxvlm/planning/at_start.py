@@ -43,7 +43,7 @@ def with_rows(config):
 
 def _chosen_rows(config) -> int:
     mesh = tuple(make_mesh(config.mesh.data, config.mesh.fsdp).shape.values())
-    device = _this_device()
+    device = this_device()
     target = device.name if by_kind(device.kind) and cuda_compiles() else None
     best = best_rows(config, mesh, device, lambda setting, mesh: in_a_child(setting, mesh, target))
     if best is None and target is None and device.kind != "cpu":
@@ -68,7 +68,7 @@ def _chosen_rows(config) -> int:
     return found.rows_per_device
 
 
-def _this_device() -> Accelerator:
+def this_device() -> Accelerator:
     """What JAX has here; of a CPU's memory each fake device has a share."""
     kind = jax.devices()[0].device_kind
     known = by_kind(kind)

@@ -3,6 +3,7 @@
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given, settings
 
 from jaxvlm.data.framing import Framing
@@ -13,6 +14,7 @@ from jaxvlm.data.rows import RowBuilder, VisualLayout
 from jaxvlm.data.sequence import tokenize
 from jaxvlm.data.sources import load_sources
 from jaxvlm.data.tokenizer import load_tokenizer
+from jaxvlm.data.training_set import training_rows
 from jaxvlm.data.views import RandomViews
 
 SIDE, VIEWS, LATENTS, SETS = 14, 3, 4, 3
@@ -173,3 +175,21 @@ def test_shapes_and_types_are_those_of_the_contract(records):
         "geometry": ((SETS, VIEWS, 37), "float32"),
         "lost": ((), "int32"),
     }
+
+
+def test_labels_tell_their_source(tmp_path):
+    """Of two files, questions of both in a batch: what each label counts for."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    files = [tiny.write_records(tmp_path / name) for name in ("first", "second")]
+    config = tiny.config_for(files[0]).copy_and_resolve_references()
+    config.data.train = tuple({"path": str(path), "weight": 1.0} for path in files)
+    batch = training_rows(config, 8).batch(0, 8)
+    counted = batch["label_sources"][batch["label_weights"] > 0]
+    assert set(counted) == {0, 1}
+    # A sample is of one source.
+    owners = np.take_along_axis(batch["segment_ids"], batch["label_positions"], axis=1)
+    for row in range(8):
+        for sample in set(owners[row][batch["label_weights"][row] > 0]):
+            mine = (owners[row] == sample) & (batch["label_weights"][row] > 0)
+            assert len(set(batch["label_sources"][row][mine])) == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxvlm import entry, plan
+from jaxvlm import entry, plan, train
 from jaxvlm.config import default, load
 from jaxvlm.data.training_set import training_rows
 from jaxvlm.errors import UserError
@@ -18,6 +18,7 @@ from jaxvlm.planning.compiled import StepBytes, compile_steps, in_a_child
 from jaxvlm.planning.estimate import estimate, fits
 from jaxvlm.planning.inputs import abstract_inputs, batch_shapes
 from jaxvlm.planning.state_bytes import state_bytes, traffic
+from jaxvlm.training import loop
 from jaxvlm.training.hardware import GIB, by_name
 from jaxvlm.training.mesh import mesh_sizes
 from jaxvlm.training.optimizer import make_optimizer
@@ -242,6 +243,61 @@ def test_time_grows_where_links_do_not_keep_up():
     assert inside.traffic_seconds < inside.compute_seconds
     assert across.traffic_seconds > 3 * inside.traffic_seconds
     assert 0.1 < inside.mfu < 0.4
+
+
+def test_an_estimate_adds_up():
+    """The peak has the waiting batches, an update its reading and writing, and all its traffic."""
+    config = stage1()
+    found = estimate(config, 8, 8, needing(1)(config, None), H100)
+    assert found.peak == sum(found.state) + found.batch + found.temporary
+    assert found.batch > 0 and min(found.traffic) > 0
+    moving = found.traffic.fsdp / H100.link + found.traffic.data / H100.network
+    assert found.traffic_seconds == pytest.approx(moving)
+    updating = 2 * sum(found.state) / H100.bandwidth
+    slower = max(found.compute_seconds, moving)
+    assert found.seconds == pytest.approx(8 * slower + updating)
+    # TF32 is half as fast, and more is moved.
+    exact = estimate(stage1(precision="float32"), 8, 8, needing(1)(config, None), H100)
+    assert exact.compute_seconds == pytest.approx(2 * found.compute_seconds)
+    assert exact.traffic.fsdp == pytest.approx(2 * found.traffic.fsdp)
+
+
+def test_a_plan_that_finds_nothing_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(report, "in_a_child", lambda config, mesh, _: needing(999)(config, mesh))
+    shown = planned(capsys, monkeypatch, "--config", tiny.__file__, "--devices", "2")
+    assert "nothing fits 2 h100-80gb" in shown and "more devices" in shown
+    assert "recommended" not in shown
+
+
+def test_the_memory_of_a_gpu_is_what_jax_was_given(monkeypatch):
+    class Gpu:
+        device_kind = "NVIDIA H100 80GB HBM3"
+
+        def memory_stats(self):
+            return {"bytes_limit": 60 * GIB}
+
+    monkeypatch.setattr(at_start.jax, "devices", lambda: [Gpu()])
+    monkeypatch.setattr(at_start.jax, "local_devices", lambda: [Gpu()])
+    found = at_start.this_device()
+    assert found.name == "h100-80gb" and found.memory == int(60 * GIB / 0.9)
+    monkeypatch.setattr(Gpu, "device_kind", "Quadro")
+    monkeypatch.setattr(at_start.jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match="the memory of 'Quadro' is not known; give a number"):
+        at_start.this_device()
+
+
+def test_a_run_without_memory_says_what_takes_less(records, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")
+
+    def end(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(loop, "train", full)
+    with pytest.raises(SystemExit, match="2"):
+        entry.run(train.parser(), train.main, tiny.arguments(records, tmp_path))
+    assert "out of memory: RESOURCE_EXHAUSTED" in capsys.readouterr().err
 
 
 def planned(capsys, monkeypatch, *flags):

@@ -2,7 +2,9 @@
 
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,10 +12,14 @@ import tiny
 from runs import board, logged
 
 from jaxvlm.errors import Requeue, UserError
-from jaxvlm.training import loop
+from jaxvlm.models.vlm import vlm_config
+from jaxvlm.training import loop, pace
+from jaxvlm.training.hardware import by_name
 from jaxvlm.training.histograms import EDGES, histograms
 from jaxvlm.training.metric_log import MetricLog, shown
+from jaxvlm.training.state import abstract_parameters
 from jaxvlm.training.status import status
+from jaxvlm.training.work import Work, model_flops, trained_shares
 
 VALUES = {
     "loss": 1.23456, "token_accuracy": 0.5, "lr/language": 5e-6, "lr/projector": 2e-4,
@@ -96,3 +102,25 @@ def test_metrics_that_cannot_be_read_stop_the_start(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read: Is a directory"):
         MetricLog(tmp_path, 0, 9)
+
+
+def test_pace_is_of_all_devices(toy, monkeypatch):
+    """Two updates in four seconds, with three left, on devices of a known peak."""
+    clock = iter([100.0, 104.0])
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(pace, "by_kind", lambda kind: by_name("h200"))
+    config = toy.config.copy_and_resolve_references()
+    config.train.max_steps, config.precision = 5, "bfloat16"
+    learning = set(toy.trained)
+    run = SimpleNamespace(config=config, image=(tiny.SIDE, tiny.SIDE), learning=learning)
+    feed = SimpleNamespace(waited=0.0)
+    each = pace.Pace(run, 0, feed)
+    feed.waited = 1.0
+    work = Work(samples=4, tokens=90, pairs=900, sets=2, views=4, squares=8, labels=12)
+    found = each.read(2, work)
+    assert found["updates_per_second"] == 0.5 and found["samples_per_second"] == 2
+    assert found["eta_seconds"] == 6 and found["input_wait"] == 0.25
+    model = vlm_config(config.model)
+    shares = trained_shares(abstract_parameters(model), learning)
+    flops = model_flops(model, work, run.image, shares, False)
+    assert found["mfu"] == pytest.approx(0.5 * flops / (989.4e12 * jax.device_count()))
