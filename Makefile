@@ -42,4 +42,4 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $(VENV)/.run $@
 
 clean:
-	rm -rf $(VENV) runs/demo
+	rm -rf $(VENV) .cache/tests runs/demo

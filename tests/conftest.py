@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -27,9 +28,9 @@ _COMPILING = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compile_cache(tmp_path_factory):
-    """Shares compiled functions among the session's runs, in this process and in others."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
+def compile_cache():
+    """Shares compiled functions among runs and sessions, in this process and in others."""
+    folder = str(Path(__file__).parent.parent / ".cache" / "tests")
     for name, value in _COMPILING.items():
         jax.config.update(name, value)
     jax.config.update("jax_compilation_cache_dir", folder)
