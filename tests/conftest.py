@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from jaxvlm.data.training_set import Rows, training_rows
+from jaxvlm.metrics import captions
 from jaxvlm.models.vlm import VLMConfig, vlm_config
 from jaxvlm.training.loop import train
 from jaxvlm.training.mesh import make_mesh
@@ -41,6 +42,12 @@ def compile_cache():
 def cache_folder(tmp_path_factory):
     """Keeps what the session finds out about record files to the session."""
     os.environ["JAXVLM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def without_java(monkeypatch):
+    """METEOR takes seconds to start; a test of its own has it."""
+    monkeypatch.setattr(captions, "has_java", lambda: False)
 
 
 @pytest.fixture(scope="session")

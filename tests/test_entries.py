@@ -124,7 +124,7 @@ def test_evaluate_takes_files_a_limit_and_an_output(call, finished_run, records,
     assert code == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["count"] == 3
-    assert summary["controls"] == {"other_images": None, "question_only": None}
+    assert set(summary["controls"].values()) == {None}
     assert set(summary["kinds"]) == {"colour", "existence"}
 
 

@@ -71,6 +71,11 @@ class Record:
         return rotation, self.geometry["t"].astype(np.float64)
 
 
+def scene_of(record: Record) -> str:
+    """The scene a record is of, or its first image where it does not tell."""
+    return record.scene_id or record.images[0]
+
+
 def record_entry(record: Record) -> dict:
     """The JSON object of a record; `parse_record` gives the record back."""
     entry: dict = {"images": list(record.images), "geom_token": None}

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from jaxtyping import Int32
 
-from jaxvlm.data.record import Record
+from jaxvlm.data.record import Record, scene_of
 from jaxvlm.data.tokenizer import Tokenizer
 from jaxvlm.errors import UserError
 
@@ -132,11 +132,6 @@ def _encoded(
         questions = tokenizer.encode([_question(record) + "\n" for record in batch])
         answers = tokenizer.encode([record.answer for record in batch])
         yield from zip(batch, questions, answers, strict=True)
-
-
-def scene_of(record: Record) -> str:
-    """The scene a record is of, or its first image where it does not tell."""
-    return record.scene_id or record.images[0]
 
 
 def set_key(record: Record) -> bytes:

@@ -1,65 +1,72 @@
-"""Scores of answers as the original counts them, and the guess that never looks at an image."""
+"""Whether a short answer is right: as the original counts, and as the field does.
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+The field cleans answers before it compares them, with the rules of LEO (arXiv 2311.12871), which
+LLaVA-3D and others took over; docs/evaluation.md lists them.
+"""
+
+import re
+from collections.abc import Sequence
+
+_NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+    "twenty",
+)  # fmt: skip
+# Whole words and what they become: misspellings of the training sets, and numbers.
+_WORDS = {
+    "letf": "left", "let": "left", "tehre": "there", "rigth": "right", "rght": "right",
+    "behine": "behind", "tv": "TV", "chai": "chair", "wasing": "washing", "waslked": "walked",
+    "oclock": "o'clock", "o'[ ]+clock": "o'clock",
+    **{str(number): word for number, word in enumerate(_NUMBERS)}, "23": "twenty-three",
+    "none": "zero",
+}  # fmt: skip
+# One after the other.
+_RULES = [
+    *((re.compile(rf"\b{before}\b"), after) for before, after in _WORDS.items()),
+    # chair2
+    (re.compile(r"\b([a-zA-Z]+)[0-9]\b"), r"\1"),
+    *((re.compile(rf"\b{article}\b ([a-zA-Z]+)"), r"\1") for article in ("a", "an", "the")),
+    (re.compile(r"\bbackwards\b"), "backward"),
+]
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> bool:
     """Equal to a reference but for case and surrounding space; an empty prediction is wrong."""
-    text = _plain(prediction)
-    return bool(text) and text in {_plain(r) for r in references}
+    text = plain(prediction)
+    return bool(text) and text in {plain(r) for r in references}
 
 
 def partial_match(prediction: str, references: Sequence[str]) -> bool:
     """Contains a reference or is contained in one, ignoring case; an empty prediction is wrong."""
-    text = _plain(prediction)
-    return bool(text) and any(text in _plain(r) or _plain(r) in text for r in references)
+    text = plain(prediction)
+    return bool(text) and any(text in plain(r) or plain(r) in text for r in references)
 
 
-def _plain(text: str) -> str:
+def em(prediction: str, references: Sequence[str]) -> bool:
+    """The field's EM: equal to a reference after cleaning; an empty prediction is wrong."""
+    text = cleaned(prediction)
+    return bool(text.strip()) and text in {cleaned(r) for r in references}
+
+
+def em_r(prediction: str, references: Sequence[str]) -> bool:
+    """The field's refined EM: EM, or one contains the other when their spaces are taken out.
+
+    An empty prediction is wrong; some published copies count it as right.
+    """
+    text = "".join(cleaned(prediction).split())
+    others = {"".join(cleaned(r).split()) for r in references} - {""}
+    return bool(text) and any(text in other or other in text for other in others)
+
+
+def plain(text: str) -> str:
+    """In lower case, without surrounding space."""
     return text.strip().lower()
 
 
-class QuestionOnlyGuess:
-    """The best guess from a question alone: majority answers of the training set."""
-
-    def __init__(self, examples: Iterable[tuple[str, str, str]]):
-        """Counts answers; `examples` are `(question, kind, answer)` of the training set."""
-        by_question: dict[str, Counter] = defaultdict(Counter)
-        by_kind: dict[str, Counter] = defaultdict(Counter)
-        for question, kind, answer in examples:
-            by_question[_plain(question)][_plain(answer)] += 1
-            by_kind[kind][_plain(answer)] += 1
-        self._by_question = {q: _majority(c) for q, c in by_question.items()}
-        self._by_kind = {k: _majority(c) for k, c in by_kind.items()}
-
-    def from_text(self, question: str, kind: str) -> str:
-        """The majority answer to this very question, else to its kind."""
-        return self._by_question.get(_plain(question), self.from_kind(kind))
-
-    def from_kind(self, kind: str) -> str:
-        """The majority answer to questions of this kind."""
-        return self._by_kind.get(kind, "")
-
-    def accuracy(self, questions: Sequence[tuple[str, str, Sequence[str]]]) -> dict[str, float]:
-        """Exact match by kind of the better of the two guesses.
-
-        Args:
-          questions: `(question, kind, references)`.
-
-        Returns:
-          For every kind the higher of both guesses' fractions: no single rule does better.
-        """
-        right: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
-        for question, kind, references in questions:
-            text = exact_match(self.from_text(question, kind), references)
-            right[kind].append((text, exact_match(self.from_kind(kind), references)))
-        return {
-            kind: max(sum(column) / len(pairs) for column in zip(*pairs, strict=True))
-            for kind, pairs in right.items()
-        }
-
-
-def _majority(counts: Counter) -> str:
-    """The most frequent answer; the alphabet decides ties, so that runs agree."""
-    return min(counts, key=lambda answer: (-counts[answer], answer))
+def cleaned(text: str) -> str:
+    """An answer as the field compares it."""
+    text = re.sub(" {2,}", " ", text.lower().strip(" "))
+    text = re.sub(r"[^a-zA-Z0-9,'\s\-:]+", "", text)
+    for before, after in _RULES:
+        text = before.sub(after, text)
+    return text

@@ -2,13 +2,13 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
 from PIL import Image
 
 from jaxvlm.data.images import upright_rgb
-from jaxvlm.metrics.summary import COLUMNS, Prediction, rows
+from jaxvlm.metrics.summary import CONTROLS, percent, sentence_rows, table
 
 # Rooms on the page, and the side in pixels of their pictures.
 _ROOMS = 24
@@ -26,61 +26,68 @@ td:not(:first-child){text-align:right}tr:last-child td{font-weight:600}
 """
 
 
-def page(title: str, summary: dict, scored: Sequence[Prediction]) -> str:
-    """The page as HTML text."""
-    by_room: dict[tuple[str, ...], list[Prediction]] = {}
-    for prediction in scored:
-        by_room.setdefault(tuple(prediction["images"]), []).append(prediction)
-    step = max(len(by_room) // _ROOMS, 1)
-    rooms = list(by_room.items())[::step][:_ROOMS]
-    controls = summary["controls"]
+def page(title: str, summary: Mapping, lines: Callable[[], Iterable[Mapping]]) -> str:
+    """The page as HTML text.
+
+    Args:
+      title: above it.
+      summary: of `with_controls`.
+      lines: gives the scored lines, as often as it is called.
+    """
+    places: dict[tuple[str, ...], int] = {}
+    for line in lines():
+        places.setdefault(tuple(line["images"]), len(places))
+    step = max(len(places) // _ROOMS, 1)
+    rooms: dict[tuple[str, ...], list[Mapping]] = {
+        images: [] for images, place in places.items() if not place % step and place < step * _ROOMS
+    }
+    for line in lines():
+        if tuple(line["images"]) in rooms:
+            rooms[tuple(line["images"])].append(line)
     note = "".join(
-        f"<li>{escape(text)}</li>"
-        for text, value in (
-            ("other room's images: the same questions with the pictures of another room; what "
-             "is still right was not seen", controls["other_images"]),
-            ("question only: for each kind, the better of the majority answer to that very "
-             "question and to its kind in the training set", controls["question_only"]),
-        )
-        if value is not None
-    )  # fmt: skip
+        f"<li>{escape(name.replace('_', ' '))}: {escape(text)}</li>"
+        for name, text in CONTROLS.items()
+        if summary["controls"][name] is not None
+    )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style><h1>{escape(title)}</h1>{_table(summary)}"
-        f'<ul class="note">{note}</ul><h2>Exact match by kind</h2>{_bars(summary)}'
-        f"<h2>Rooms, questions and answers</h2><p class=note>{len(rooms)} of {len(by_room)} "
+        f"<style>{_STYLE}</style><h1>{escape(title)}</h1><p>{escape(summary['headline'])}</p>"
+        f'{_table(*table(summary))}<ul class="note">{note}</ul>'
+        f"<h2>All figures</h2><p class=note>With 95% intervals, for scenes drawn again.</p>"
+        f"{_table(('figure', 'value', 'interval'), sentence_rows(summary))}"
+        f"<h2>EM by kind</h2>{_bars(summary)}"
+        f"<h2>Rooms, questions and answers</h2><p class=note>{len(rooms)} of {len(places)} "
         "image sets, evenly spaced through the split.</p>"
-        f"{''.join(_room(*room) for room in rooms)}</html>"
+        f"{''.join(_room(*room) for room in rooms.items())}</html>"
     )
 
 
-def _table(summary: dict) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows(summary)
+def _table(columns: Sequence[str], body: Iterable[Sequence[object]]) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in body
     )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f"<table><tr>{head}</tr>{lines}</table>"
 
 
-def _bars(summary: dict) -> str:
+def _bars(summary: Mapping) -> str:
     lines = "".join(
         f"<tr><td>{escape(kind)}</td><td style='text-align:left;font-weight:400'>"
-        f"<span class=bar style='width:{300 * k['exact_match']:.0f}px'></span> "
-        f"{100 * k['exact_match']:.1f}%</td></tr>"
-        for kind, k in summary["kinds"].items()
+        f"<span class=bar style='width:{300 * figures['em']:.0f}px'></span> "
+        f"{percent(figures['em'])}</td></tr>"
+        for kind, figures in summary["kinds"].items()
     )
     return f"<table>{lines}</table>"
 
 
-def _room(images: tuple[str, ...], asked: Sequence[Prediction]) -> str:
+def _room(images: tuple[str, ...], asked: Sequence[Mapping]) -> str:
     pictures = "".join(
         f'<img alt="view {number}" width="{_SIDE}" src="{_picture(path)}">'
         for number, path in enumerate(images)
     )
     lines = "".join(
         f"<tr><td>{escape(' '.join(filter(None, (p['situation'], p['question']))))}</td>"
-        f'<td class="{"right" if p["exact_match"] else "wrong"}">{escape(p["prediction"])}</td>'
+        f'<td class="{"right" if p["em"] else "wrong"}">{escape(p["prediction"])}</td>'
         f"<td>{escape(p['reference'])}</td></tr>"
         for p in asked
     )

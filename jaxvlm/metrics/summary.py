@@ -1,111 +1,139 @@
-"""Tables of an evaluation: scores by question kind beside the two controls."""
+"""An evaluation's lines, its controls beside its figures, and the table that people read."""
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Iterable, Mapping, Sequence
 
-from jaxvlm.data.record import Record
-from jaxvlm.metrics.answers import QuestionOnlyGuess, exact_match, partial_match
+from jaxvlm.data.record import Record, scene_of
+from jaxvlm.metrics.guess import QuestionOnlyGuess
+from jaxvlm.metrics.lines import kind_of
 
-
-class Prediction(TypedDict):
-    """One line of `predictions.jsonl`: the original's fields, then ours."""
-
-    index: int
-    scene_id: str
-    question: str
-    prediction: str
-    reference: str
-    exact_match: bool
-    partial_match: bool
-    references: list[str]
-    situation: str
-    kind: str
-    question_id: str
-    images: list[str]
+# What is asked without the right pictures, and what it tells.
+CONTROLS = {
+    "no_image": "the same questions without any picture",
+    "other_images": "the same questions with the pictures of another scene; what is still right "
+    "was not seen",
+    "question_only": "for each kind, the better of the majority answer to that very question and "
+    "to its kind in the training set",
+}
+_FIGURES = {"em": "EM", "em_r": "EM-R", "exact_match": "exact", "partial_match": "partial"}
 
 
-def predictions(records: Sequence[Record], answers: Sequence[str]) -> list[Prediction]:
-    """Scores each answer against all its references."""
-    return [
-        Prediction(
-            index=index,
-            scene_id=record.scene_id,
-            question=record.question,
-            prediction=answer,
-            reference=record.answer,
-            exact_match=exact_match(answer, record.answers),
-            partial_match=partial_match(answer, record.answers),
-            references=list(record.answers),
-            situation=record.situation,
-            kind=record.kind,
-            question_id=record.question_id,
-            images=list(record.images),
-        )
-        for index, (record, answer) in enumerate(zip(records, answers, strict=True))
-    ]
-
-
-def summarize(
-    scored: Sequence[Prediction],
-    other: Sequence[Prediction] | None,
-    guess: QuestionOnlyGuess | None,
-) -> dict:
-    """The summary: fractions from 0 to 1 over all questions and by kind.
-
-    Args:
-      scored: predictions.
-      other: the same questions answered with another room's images, or None.
-      guess: fitted on the training records, or None.
-
-    Returns:
-      `count`, `exact_match`, `partial_match`, `controls` with `other_images` and `question_only`
-      (None where it was not run), and `kinds` with the same figures for each kind.
-    """
-    questions = [(p["question"], p["kind"], p["references"]) for p in scored]
-    by_guess = guess.accuracy(questions) if guess else {}
-    kinds = {}
-    for kind in sorted({p["kind"] for p in scored}):
-        chosen = [i for i, p in enumerate(scored) if p["kind"] == kind]
-        kinds[kind] = {
-            "count": len(chosen),
-            "exact_match": _mean([scored[i]["exact_match"] for i in chosen]),
-            "partial_match": _mean([scored[i]["partial_match"] for i in chosen]),
-            "other_images": _mean([other[i]["exact_match"] for i in chosen]) if other else None,
-            "question_only": by_guess.get(kind),
-        }
-    total = sum(k["count"] for k in kinds.values())
-    guessed = (
-        sum(k["question_only"] * k["count"] for k in kinds.values()) / total if guess else None
-    )
+def line_of(index: int, record: Record, answer: str) -> dict:
+    """A line of `predictions.jsonl` before it is scored: the original's fields, then ours."""
     return {
-        "count": total,
-        "exact_match": _mean([p["exact_match"] for p in scored]),
-        "partial_match": _mean([p["partial_match"] for p in scored]),
-        "controls": {
-            "other_images": _mean([p["exact_match"] for p in other]) if other else None,
-            "question_only": guessed,
-        },
-        "kinds": kinds,
+        "index": index,
+        "task": record.task,
+        "scene_id": scene_of(record),
+        "question": record.question,
+        "prediction": answer,
+        "reference": record.answer,
+        "references": list(record.answers),
+        "situation": record.situation,
+        "kind": kind_of(record.question, record.kind, record.task),
+        "question_id": record.question_id,
+        "images": list(record.images),
     }
 
 
-def rows(summary: dict) -> list[tuple[object, ...]]:
-    """Table rows in the order of `COLUMNS`, the total last."""
-    every = {"all": {**summary, **summary["controls"]}}
-    names = ("exact_match", "partial_match", "other_images", "question_only")
+def with_controls(
+    summary: dict,
+    answered: Mapping[str, dict],
+    guess: QuestionOnlyGuess | None,
+    lines: Iterable[Mapping],
+) -> dict:
+    """A summary with the EM of its controls, of all questions and of every kind.
+
+    Args:
+      summary: of `summarize`.
+      answered: the summaries of the same questions asked in another way, by control.
+      guess: fitted on the training records, or None.
+      lines: of the predictions.
+
+    Returns:
+      The summary, behind `headline`, what it says in a line; `controls` has a fraction for each
+      control, None for one that was not run.
+    """
+    guessed = {}
+    if guess:
+        guessed = guess.accuracy((n["question"], n["kind"], n["references"]) for n in lines)
+    kinds = {}
+    for kind, figures in summary["kinds"].items():
+        controls = {
+            name: found["kinds"].get(kind, {}).get("em") for name, found in answered.items()
+        }
+        kinds[kind] = figures | {"controls": _all(controls | {"question_only": guessed.get(kind)})}
+    total = {name: found["em"] for name, found in answered.items()}
+    if guess:
+        right = sum(guessed[kind] * figures["count"] for kind, figures in kinds.items())
+        total["question_only"] = right / summary["count"]
+    controls = _all(total)
+    return {"headline": headline(summary["em"], controls), **summary, "controls": controls,
+            "kinds": kinds}  # fmt: skip
+
+
+def headline(em: float, controls: Mapping[str, float | None]) -> str:
+    """EM beside each control that was run."""
+    run = {name.replace("_", " "): value for name, value in controls.items() if value is not None}
+    return ", ".join(f"{name} {percent(value)}" for name, value in ({"EM": em} | run).items())
+
+
+def table(summary: Mapping) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Columns and rows of a table by kind of question, the total last, with what was run."""
+    run = [name for name, value in summary.get("controls", {}).items() if value is not None]
+    columns = ("kind", "questions", *_FIGURES.values(), *(name.replace("_", " ") for name in run))
+    rows = [
+        (
+            kind,
+            f"{figures['count']:,}",
+            *(percent(figures[name]) for name in _FIGURES),
+            *(percent(figures["controls"][name]) for name in run),
+        )
+        for kind, figures in {**summary["kinds"], "all": summary}.items()
+    ]
+    return columns, rows
+
+
+def sentence_rows(summary: Mapping) -> list[tuple[str, str, str]]:
+    """The figures of all lines with their intervals, and how they were made."""
+    words = f"tokeniser {summary['tokenizer']}"
+    named = {
+        "em": "EM", "em_r": "EM-R", "exact_match": "exact match", "partial_match": "partial match",
+        **{f"bleu_{n}": f"BLEU-{n} ({words})" for n in range(1, 5)},
+        "rouge_l": f"ROUGE-L ({words})", "cider": f"CIDEr ({words})",
+        "meteor": f"METEOR ({words})",
+    }  # fmt: skip
+    named |= {name: name for name in summary["intervals"] if name != "partial_only"} | named
     return [
-        (kind, figures["count"], *(_percent(figures[name]) for name in names))
-        for kind, figures in {**summary["kinds"], **every}.items()
+        (text, _shown(summary[name]), _between(summary["intervals"].get(name)))
+        for name, text in named.items()
+        if summary.get(name) is not None
     ]
 
 
-COLUMNS = ("kind", "questions", "exact match", "partial match", "other room's images",
-           "question only")  # fmt: skip
+def difference_rows(figures: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
+    """Rows of a comparison: each figure of both, the difference and its interval."""
+    return [
+        (
+            name,
+            *(_shown(each[which]) for which in ("first", "second", "difference")),
+            _between(each["interval"]),
+        )
+        for name, each in figures.items()
+    ]
 
 
-def _mean(values: Sequence[bool]) -> float:
-    return sum(values) / len(values)
-
-
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A fraction, as people read it."""
     return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def _shown(value: float) -> str:
+    # Papers print a hundred times CIDEr, like all others.
+    return f"{100 * value:.1f}"
+
+
+def _between(interval: Sequence[float] | None) -> str:
+    return "-" if interval is None else " to ".join(_shown(end) for end in interval)
+
+
+def _all(found: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: found.get(name) for name in CONTROLS}

@@ -33,8 +33,7 @@ from jaxvlm.data.features.shards import (
 from jaxvlm.data.features.subsets import cached_subsets
 from jaxvlm.data.framing import Framing
 from jaxvlm.data.images import load_image
-from jaxvlm.data.record import Record
-from jaxvlm.data.sequence import scene_of
+from jaxvlm.data.record import Record, scene_of
 from jaxvlm.data.sources import load_sources
 from jaxvlm.data.training_set import framing, held_out_scenes
 from jaxvlm.errors import UserError

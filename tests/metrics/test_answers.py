@@ -1,10 +1,37 @@
 """Scores of single answers, and the guess from the question alone."""
 
+import json
+from pathlib import Path
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from jaxvlm.metrics.answers import QuestionOnlyGuess, exact_match, partial_match
+from jaxvlm.metrics.answers import cleaned, em, em_r, exact_match, partial_match
+from jaxvlm.metrics.guess import QuestionOnlyGuess
+
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "answer_cases.jsonl").read_text().splitlines()
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["why"] for case in CASES])
+def test_answers_are_counted_as_the_rules_say(case):
+    for measure in (exact_match, partial_match, em, em_r):
+        right = measure(case["prediction"], case["references"])
+        assert right is case[measure.__name__], measure.__name__
+
+
+@given(st.text(max_size=20), st.lists(st.text(max_size=8), max_size=3))
+def test_em_is_em_r_and_nothing_is_never_right(prediction, references):
+    assert em_r(prediction, references) or not em(prediction, references)
+    assert not em("", references) and not em_r(" . ", references)
+
+
+@given(st.lists(st.sampled_from(["sofa", "brown", "left", "window"]), min_size=1))
+def test_plain_words_are_clean(words):
+    assert cleaned(" ".join(words)) == " ".join(words)
 
 
 @pytest.mark.parametrize(

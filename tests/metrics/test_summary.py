@@ -1,14 +1,18 @@
 """The summary's figures on an example counted by hand, and the page that shows them."""
 
+import json
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
 from jaxvlm.data.record import parse_record
-from jaxvlm.metrics.answers import QuestionOnlyGuess
+from jaxvlm.metrics.files import write_scored
+from jaxvlm.metrics.guess import QuestionOnlyGuess
+from jaxvlm.metrics.lines import read_lines
 from jaxvlm.metrics.report import page
-from jaxvlm.metrics.summary import COLUMNS, predictions, rows, summarize
+from jaxvlm.metrics.scoring import score, summarize
+from jaxvlm.metrics.summary import line_of, table, with_controls
 
 
 def record(question, answers, kind="colour", **more):
@@ -24,67 +28,68 @@ RECORDS = [
 ]
 
 
+def lines_of(records, answers, path):
+    """Scored lines, as `read_lines` gives them, and their summary."""
+    lines = [line_of(i, *each) for i, each in enumerate(zip(records, answers, strict=True))]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scores = score(read_lines(path))
+    write_scored(path, scores, path)
+    return list(read_lines(path)), summarize(scores)
+
+
 @pytest.fixture
-def scored():
-    return predictions(RECORDS, ["red", "light blue", "yes", ""])
+def answered(tmp_path):
+    return lambda *answers: lines_of(RECORDS, answers, tmp_path / "lines.jsonl")
 
 
-def test_predictions_keep_what_was_asked(scored):
-    assert [p["exact_match"] for p in scored] == [True, False, True, False]
-    assert [p["partial_match"] for p in scored] == [True, True, True, False]
-    assert [p["index"] for p in scored] == [0, 1, 2, 3]
-    assert scored[1]["references"] == ["dark blue", "blue"]
-    assert scored[1]["reference"] == "dark blue"
-    assert scored[0]["question_id"] == "q0" and scored[0]["scene_id"] == "s0"
-    assert scored[3]["situation"] == "I sit." and scored[3]["prediction"] == ""
-    with pytest.raises(ValueError):
-        predictions(RECORDS, ["red"])
+def test_lines_keep_what_was_asked(answered):
+    lines, _ = answered("red", "light blue", "yes", "")
+    assert [line["exact_match"] for line in lines] == [True, False, True, False]
+    assert [line["partial_match"] for line in lines] == [True, True, True, False]
+    assert [line["index"] for line in lines] == [0, 1, 2, 3]
+    assert lines[1]["references"] == ["dark blue", "blue"]
+    assert lines[1]["reference"] == "dark blue"
+    assert lines[0]["question_id"] == "q0" and lines[0]["scene_id"] == "s0"
+    # A record that names no scene is of its first image.
+    assert lines[3]["scene_id"] == "a.png"
+    assert lines[3]["situation"] == "I sit." and lines[3]["prediction"] == ""
 
 
-def test_a_summary_counted_by_hand(scored):
-    other = predictions(RECORDS, ["red", "green", "no", "no"])
+def test_a_summary_counted_by_hand(answered):
+    _, other = answered("red", "green", "no", "no")
+    lines, own = answered("red", "light blue", "yes", "")
     training = [("q", "colour", "red"), ("Is there a bed?", "existence", "yes"),
                 ("Is there a sofa?", "existence", "no")]  # fmt: skip
-    summary = summarize(scored, other, QuestionOnlyGuess(training))
-    assert summary == {
-        "count": 4,
-        "exact_match": 0.5,
-        "partial_match": 0.75,
-        "controls": {"other_images": 0.5, "question_only": 0.75},
-        "kinds": {
-            "colour": {
-                "count": 2,
-                "exact_match": 0.5,
-                "partial_match": 1.0,
-                "other_images": 0.5,
-                "question_only": 0.5,
-            },
-            "existence": {
-                "count": 2,
-                "exact_match": 0.5,
-                "partial_match": 0.5,
-                "other_images": 0.5,
-                "question_only": 1.0,
-            },
-        },
-    }
-    table = rows(summary)
-    assert table[0] == ("colour", 2, "50.0%", "100.0%", "50.0%", "50.0%")
-    assert table[-1] == ("all", 4, "50.0%", "75.0%", "50.0%", "75.0%")
-    assert {len(row) for row in table} == {len(COLUMNS)}
+    summary = with_controls(own, {"other_images": other}, QuestionOnlyGuess(training), lines)
+    assert next(iter(summary)) == "headline"
+    assert summary["headline"] == "EM 50.0%, other images 50.0%, question only 75.0%"
+    assert (summary["count"], summary["em"], summary["em_r"]) == (4, 0.5, 0.75)
+    controls = {"no_image": None, "other_images": 0.5, "question_only": 0.75}
+    assert summary["controls"] == controls
+    assert summary["kinds"]["colour"]["controls"] == controls | {"question_only": 0.5}
+    assert summary["kinds"]["existence"]["controls"] == controls | {"question_only": 1.0}
+    columns, rows = table(summary)
+    assert columns == ("kind", "questions", "EM", "EM-R", "exact", "partial", "other images",
+                       "question only")  # fmt: skip
+    assert rows[0] == ("colour", "2", "50.0%", "100.0%", "50.0%", "100.0%", "50.0%", "50.0%")
+    assert rows[-1] == ("all", "4", "50.0%", "75.0%", "50.0%", "75.0%", "50.0%", "75.0%")
 
 
-def test_the_total_weighs_questions_not_kinds():
+def test_the_total_weighs_questions_not_kinds(tmp_path):
     records = [record("q", ["red"])] * 3 + [record("q", ["yes"], "existence")]
-    scored = predictions(records, ["red", "red", "red", "no"])
-    summary = summarize(scored, None, QuestionOnlyGuess([("q", "colour", "red")]))
-    assert summary["exact_match"] == 0.75 == summary["controls"]["question_only"]
+    lines, own = lines_of(records, ["red", "red", "red", "no"], tmp_path / "lines.jsonl")
+    guess = QuestionOnlyGuess([("q", "colour", "red")])
+    summary = with_controls(own, {}, guess, lines)
+    assert summary["em"] == 0.75 == summary["controls"]["question_only"]
 
 
-def test_controls_that_were_not_run_have_no_figure(scored):
-    summary = summarize(scored, None, None)
-    assert summary["controls"] == {"other_images": None, "question_only": None}
-    assert rows(summary)[-1] == ("all", 4, "50.0%", "75.0%", "-", "-")
+def test_controls_that_were_not_run_are_not_shown(answered):
+    lines, own = answered("red", "light blue", "yes", "")
+    summary = with_controls(own, {}, None, lines)
+    assert set(summary["controls"].values()) == {None}
+    assert summary["headline"] == "EM 50.0%"
+    columns, rows = table(summary)
+    assert columns[-1] == "partial" and len(rows[-1]) == len(columns)
 
 
 class Page(HTMLParser):
@@ -110,8 +115,9 @@ def test_hostile_text_stays_text(tmp_path):
     hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
     one = record(hostile, [hostile], hostile, images=[str(tmp_path / "a.png")],
                  situation=hostile, scene_id=hostile)  # fmt: skip
-    scored = predictions([one], [hostile])
-    shown = Page(page(hostile, summarize(scored, scored, None), scored))
+    lines, own = lines_of([one], [hostile], tmp_path / "lines.jsonl")
+    summary = with_controls(own, {"other_images": own}, None, lines)
+    shown = Page(page(hostile, summary, lambda: lines))
     assert "script" not in shown.tags
     # Title, headline, kind twice, room, situation with question, answer, reference.
     assert shown.text.count("alert(1)") >= 8
@@ -124,8 +130,8 @@ def test_the_page_shows_rooms_from_the_whole_split(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{room}.png")
         images = [str(tmp_path / f"{room}.png")]
         records += [record("q", ["red"], images=images, scene_id=f"room{room:02d}!")] * 2
-    scored = predictions(records, ["red"] * 120)
-    shown = Page(page("t", summarize(scored, None, None), scored))
+    lines, own = lines_of(records, ["red"] * 120, tmp_path / "lines.jsonl")
+    shown = Page(page("t", with_controls(own, {}, None, lines), lambda: lines))
     named = [room for room in range(60) if f"room{room:02d}!" in shown.text]
     assert len(named) == len(shown.images) == 24
     assert "24 of 60 image sets" in shown.text

@@ -1,0 +1,100 @@
+"""Whether one model is better than another on the same questions: paired bootstrap over scenes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxvlm.errors import UserError
+from jaxvlm.metrics.intervals import by_scene, intervals
+from jaxvlm.metrics.lines import read_lines
+from jaxvlm.metrics.scoring import Scores, figures_of, score, summed
+
+_NAMED = 5
+
+
+def compare(first: Path, second: Path, tokenizer: str = "plain") -> dict:
+    """Scores two files of predictions for the same questions.
+
+    Args:
+      first: predictions.
+      second: predictions that may stand in another order.
+      tokenizer: "plain" or "ptb".
+
+    Returns:
+      `count` and, for every figure, `first`, `second`, their `difference` (second - first) and its
+      95% `interval`, for scenes drawn again.
+
+    Raises:
+      UserError: the files do not answer the same questions; it lists those that differ.
+    """
+    keys, scored = [], []
+    for path in (first, second):
+        lines = list(read_lines(path))
+        keys.append(_keys(lines, path))
+        scored.append((lines, path))
+    _check_same(*keys, first, second)
+    order = {key: place for place, key in enumerate(keys[1])}
+    mine, theirs = scored[0][0], [scored[1][0][order[key]] for key in keys[0]]
+    for one, other in zip(mine, theirs, strict=True):
+        if one["references"] != other["references"]:
+            raise UserError(f"{one['origin']} and {other['origin']} have other references")
+    one, other = score(mine, tokenizer), score(theirs, tokenizer)
+    return {"count": len(mine), "tokenizer": tokenizer, "figures": _differences(one, other)}
+
+
+def _differences(one: Scores, other: Scores) -> dict[str, dict]:
+    names = [name for name in one.values if name in other.values]
+    each = [_only(scores, names) for scores in (one, other)]
+    width = summed(each[0]).shape[1]
+    both = np.concatenate([summed(scores) for scores in each], axis=1)
+
+    def difference(sums):
+        before, after = (figures_of(names, part) for part in (sums[..., :width], sums[..., width:]))
+        return {name: after[name] - before[name] for name in before}
+
+    found = [figures_of(names, summed(scores).sum(0)) for scores in each]
+    spread = intervals(by_scene(both, one.scenes), difference)
+    return {
+        name: {
+            "first": float(found[0][name]),
+            "second": float(found[1][name]),
+            "difference": float(found[1][name] - found[0][name]),
+            "interval": spread[name],
+        }
+        for name in found[0]
+    }
+
+
+def _only(scores: Scores, names: Sequence[str]) -> Scores:
+    values = {name: scores.values[name] for name in names}
+    return Scores(values, scores.bleu, scores.tokenizer, scores.tasks, scores.kinds, scores.scenes)
+
+
+def _keys(lines: Sequence[Mapping], path: Path) -> list[tuple]:
+    """What tells a file's questions apart: their ids, or place and text where it has none."""
+    named = all(line.get("question_id") not in (None, "") for line in lines)
+    keys = [
+        (line["task"], str(line["question_id"]))
+        if named
+        else (line["task"], str(line.get("index", place)), line["question"])
+        for place, line in enumerate(lines)
+    ]
+    seen: set[tuple] = set()
+    for key, line in zip(keys, lines, strict=True):
+        if key in seen:
+            raise UserError(f"{line['origin']}: {' '.join(key[1:])} stands twice in {path}")
+        seen.add(key)
+    return keys
+
+
+def _check_same(mine: Sequence[tuple], theirs: Sequence[tuple], first: Path, second: Path) -> None:
+    problems = []
+    for keys, others, path in ((mine, theirs, second), (theirs, mine, first)):
+        known = set(others)
+        missing = [" ".join(key[1:]) for key in keys if key not in known]
+        if missing:
+            more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            problems.append(f"{path} lacks {', '.join(missing[:_NAMED])}{more}")
+    if problems:
+        raise UserError(f"not the same questions: {'; '.join(problems)}")

@@ -1,0 +1,80 @@
+"""Predictions in a file: one JSON object a line, the original's fields and ours."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxvlm.errors import UserError
+from jaxvlm.metrics.kinds import question_type
+
+_TEXTS = ("question", "task", "kind", "situation")
+
+
+def read_lines(path: Path) -> Iterator[dict]:
+    """The lines of a predictions file, one after the other.
+
+    Each has `prediction`, `references` (a list of texts), `reference` (its own, or the first),
+    `question`, `task`, `kind`, `scene_id`, whatever else the file has, and `origin`, its place.
+
+    Raises:
+      UserError: a file that cannot be read, or a line that is none; it names file and line.
+    """
+    found = 0
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, text in enumerate(file, 1):
+                if text.strip():
+                    found += 1
+                    yield _line(text, f"{path}:{number}")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise UserError(f"{path} cannot be read: {why}") from None
+    if not found:
+        raise UserError(f"{path} holds no line")
+
+
+def _line(text: str, origin: str) -> dict:
+    try:
+        line = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{origin}: no JSON ({error}); expected an object a line") from None
+    if not isinstance(line, dict):
+        raise UserError(f"{origin}: expected a JSON object, found {type(line).__name__}")
+    if not isinstance(line.get("prediction"), str):
+        raise UserError(
+            f"{origin}: 'prediction' should be a text, is {json.dumps(line.get('prediction'))}"
+        )
+    for name in _TEXTS:
+        line[name] = line.get(name) or ""
+        if not isinstance(line[name], str):
+            raise UserError(f"{origin}: {name!r} should be a text, is {json.dumps(line[name])}")
+    references = _references(line, origin)
+    action = line["reference"] if isinstance(line.get("reference"), dict) else {}
+    return line | {
+        "references": references,
+        "reference": line.get("reference") or references[0],
+        "kind": kind_of(line["question"], line["kind"], line["task"]),
+        "scene_id": str(line.get("scene_id") or action.get("scene") or ""),
+        "origin": origin,
+    }
+
+
+def kind_of(question: str, kind: str, task: str) -> str:
+    """The kind of a question: its own, where it says more than the task, or SQA3D's type."""
+    return kind if kind and kind != task else question_type(question)
+
+
+def _references(line: dict, origin: str) -> list[str]:
+    found = line.get("references")
+    if found is None:
+        found = line.get("reference")
+        found = [] if found is None else [found]
+    if not isinstance(found, list) or not all(isinstance(each, str | dict) for each in found):
+        raise UserError(
+            f"{origin}: expected 'references', a list of texts, or 'reference', a text or an action"
+        )
+    texts = [each if isinstance(each, str) else json.dumps(each) for each in found]
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise UserError(f"{origin}: no reference to score against ('reference' or 'references')")
+    return texts

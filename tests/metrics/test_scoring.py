@@ -1,0 +1,249 @@
+"""Files of predictions: their figures beside pycocoevalcap's, intervals, comparisons, bad lines."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+
+from jaxvlm import entry, evaluate
+from jaxvlm.errors import UserError
+from jaxvlm.metrics import captions, tasks
+from jaxvlm.metrics.compare import compare
+from jaxvlm.metrics.files import score_file
+from jaxvlm.metrics.intervals import by_scene, intervals
+from jaxvlm.metrics.kinds import question_type
+from jaxvlm.metrics.lines import read_lines
+
+REALLY_HAS_JAVA = captions.has_java
+# Words that cleaning leaves alone.
+WORDS = [
+    "sofa",
+    "chair",
+    "brown",
+    "wooden",
+    "left",
+    "window",
+    "behind",
+    "small",
+    "table",
+    "door",
+    "round",
+    "lamp",
+]
+
+
+def sentences(count, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def text():
+        return " ".join(rng.choice(WORDS, rng.integers(1, 9)))
+
+    return [
+        {
+            "prediction": text(),
+            "references": [text() for _ in range(rng.integers(1, 4))],
+            "question": "What is there?",
+            "question_id": f"q{i}",
+            "scene_id": f"scene{i % 7}",
+        }
+        for i in range(count)
+    ]
+
+
+def write(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_sentences_are_scored_as_by_pycocoevalcap(tmp_path):
+    lines = sentences(40)
+    lines[3]["prediction"] = ""
+    found = score_file(write(tmp_path / "a.jsonl", lines), tmp_path / "out", "plain")
+    predicted = {i: [line["prediction"]] for i, line in enumerate(lines)}
+    references = {i: line["references"] for i, line in enumerate(lines)}
+    bleu, _ = Bleu(4).compute_score(references, predicted, verbose=0)
+    for n in range(4):
+        assert found[f"bleu_{n + 1}"] == pytest.approx(bleu[n], rel=1e-9)
+    cider, each = Cider().compute_score(references, predicted)
+    assert found["cider"] == pytest.approx(cider, rel=1e-9)
+    assert found["rouge_l"] == pytest.approx(Rouge().compute_score(references, predicted)[0])
+    scored = [json.loads(x) for x in (tmp_path / "out" / "scored.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose([line["cider"] for line in scored], each, atol=1e-6)
+    assert found["tokenizer"] == "plain" and "meteor" not in found
+    assert found["count"] == 40 and json.loads((tmp_path / "out" / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(("name", "exact", "partial"), [
+    ("sqa3d", 1, 21), ("scanqa", 2, 6), ("arkit", 0, 0)])  # fmt: skip
+def test_the_originals_files_give_the_originals_summary(tmp_path, samples, name, exact, partial):
+    found = score_file(samples / "original" / f"{name}_baseline.jsonl", tmp_path / "o", "plain")
+    count = found["count"]
+    assert count == (9 if name == "arkit" else 50)
+    assert found["exact_match"] * count == pytest.approx(exact)
+    assert found["partial_only"] * count == pytest.approx(partial)
+    assert found["partial_match"] == pytest.approx(found["exact_match"] + found["partial_only"])
+
+
+def test_types_are_those_of_the_official_questions(samples):
+    """As counted by hand in the sample of the official test file."""
+    (path,) = (samples / "sqa3d").glob("v1_balanced_questions_test*.json")
+    asked = [entry["question"] for entry in json.loads(path.read_text())["questions"]]
+    counts = {"what": 124, "is": 57, "how": 84, "can": 19, "which": 34, "others": 68}
+    types = [question_type(question) for question in asked]
+    assert {name: types.count(name) for name in counts} == counts
+
+
+@pytest.mark.parametrize(("question", "kind"), [
+    ("What's on the desk?", "what"), ("Is it open?", "is"), ("How many?", "how"),
+    ("Can I sit?", "can"), ("Which way?", "which"), ("Are there chairs?", "others"),
+    (" WHAT is it?", "what"), ("", "others")])  # fmt: skip
+def test_types_follow_the_first_word(question, kind):
+    assert question_type(question) == kind
+
+
+def test_intervals_hold_the_figure_and_widen_with_fewer_scenes():
+    rng = np.random.default_rng(1)
+    right = (rng.random(400) < 0.4).astype(float)[:, None]
+
+    def mean(sums):
+        return {"em": sums[..., 0] / sums[..., 1]}
+
+    def found(scenes):
+        both = np.concatenate([right, np.ones_like(right)], axis=1)
+        return intervals(by_scene(both, [i % scenes for i in range(400)]), mean)["em"]
+
+    low, high = found(400)
+    # As the normal approximation of 400 independent answers.
+    spread = 1.96 * np.sqrt(right.mean() * (1 - right.mean()) / 400)
+    assert (low, high) == pytest.approx((right.mean() - spread, right.mean() + spread), abs=0.01)
+    assert found(1) is None
+    # Scenes that are wholly right or wholly wrong tell less.
+    alike = np.repeat(right[:20], 20, axis=0)
+    both = np.concatenate([alike, np.ones_like(alike)], axis=1)
+    low, high = intervals(by_scene(both, np.repeat(range(20), 20)), mean)["em"]
+    assert high - low > 3 * spread
+
+
+def test_two_files_are_compared_question_by_question(tmp_path):
+    lines = sentences(60)
+    for line in lines:
+        line["prediction"] = line["references"][0]
+    worse = [dict(line) for line in lines]
+    for line in worse[:15]:
+        line["prediction"] = "piano"
+    # In another order.
+    first, second = write(tmp_path / "a", worse), write(tmp_path / "b", lines[::-1])
+    found = compare(first, second)["figures"]["em"]
+    assert (found["first"], found["second"], found["difference"]) == (0.75, 1.0, 0.25)
+    low, high = found["interval"]
+    assert 0.1 < low < 0.25 < high < 0.4
+    same = compare(first, first)["figures"]
+    assert all(each["difference"] == 0 and each["interval"] == (0, 0) for each in same.values())
+
+
+def test_other_questions_are_named(tmp_path):
+    lines = sentences(9)
+    first, second = write(tmp_path / "a", lines), write(tmp_path / "b", lines[2:])
+    with pytest.raises(UserError, match=r"not the same questions: .*b lacks q0, q1"):
+        compare(first, second)
+    with pytest.raises(UserError, match=r"a:10: q0 stands twice"):
+        compare(write(tmp_path / "a", [*lines, lines[0]]), second)
+    other = [line | {"references": ["piano"]} for line in lines]
+    with pytest.raises(UserError, match="have other references"):
+        compare(write(tmp_path / "a", lines), write(tmp_path / "b", other))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no line"),
+        ("{", "a.jsonl:1: no JSON"),
+        ("[1]", "a.jsonl:1: expected a JSON object, found list"),
+        ('{"reference": "x"}', "a.jsonl:1: 'prediction' should be a text, is null"),
+        ('{"prediction": 3, "reference": "x"}', "'prediction' should be a text, is 3"),
+        ('{"prediction": "x"}', "a.jsonl:1: no reference to score against"),
+        ('{"prediction": "x", "references": [" "]}', "no reference to score against"),
+        ('{"prediction": "x", "references": "y"}', "a.jsonl:1: expected 'references', a list"),
+        ('{"prediction": "x", "reference": 3}', "'reference', a text or an action"),
+        ('{"prediction": "x", "reference": "y", "task": 3}', "'task' should be a text, is 3"),
+    ],
+)
+def test_a_line_that_is_none_is_named(tmp_path, text, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        list(read_lines(path))
+    assert message in str(error.value)
+
+
+def test_an_action_is_kept_as_it_was(tmp_path):
+    action = {"action": "place_anchor", "scene": "s1", "center": [0, 1, 2]}
+    path = write(tmp_path / "a", [{"prediction": json.dumps(action), "reference": action}])
+    assert score_file(path, tmp_path / "o", "plain")["exact_match"] == 1
+    line = json.loads((tmp_path / "o" / "scored.jsonl").read_text())
+    assert line["reference"] == action and line["scene_id"] == "s1" and line["em"] is True
+
+
+def test_a_task_gets_a_measure_of_its_own(tmp_path, monkeypatch, capsys):
+    """The example of the documentation, as a user would run it."""
+    monkeypatch.setattr(tasks, "_measures", {})
+    example = tmp_path / "counting.py"
+    example.write_text(tasks.__doc__.split("registered for it:\n\n")[1].split("\n\nIts")[0]
+                       .replace("\n    ", "\n").strip())  # fmt: skip
+    lines = [
+        {"prediction": "3", "reference": "5", "task": "counting", "scene_id": "a"},
+        {"prediction": "4", "reference": "4", "task": "counting", "scene_id": "b"},
+        {"prediction": "red", "reference": "red", "task": "scanqa", "scene_id": "c"},
+    ]
+    path = write(tmp_path / "a.jsonl", lines)
+    flags = ["--predictions", str(path), "--metrics", str(example)]
+    entry.run(evaluate.parser(), evaluate.main, flags)
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["off_by"] == 1.0 and summary["tasks"]["counting"]["off_by"] == 1.0
+    assert "off_by" not in summary["tasks"]["scanqa"]
+    assert "off_by" in capsys.readouterr().out
+    lines[0]["prediction"] = "three"
+    with pytest.raises(UserError, match=r"a.jsonl:1: the measure 'counting' .* ValueError"):
+        score_file(write(path, lines), tmp_path / "a", "plain")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "expected one of --checkpoint, --predictions and --compare"),
+        (["--predictions", "a", "--compare", "a", "b"], "expected one of"),
+        (["--predictions", "nowhere.jsonl"], "nowhere.jsonl cannot be read: No such file"),
+        (["--predictions", "a", "--metrics", "no.py"], "--metrics no.py: FileNotFoundError"),
+        (["--predictions", "a", "--config.seed=1"], "--config.seed=1 belongs to --checkpoint"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(monkeypatch, capsys, flags, message):
+    def end(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(SystemExit, match="2"):
+        entry.run(evaluate.parser(), evaluate.main, flags)
+    assert message in capsys.readouterr().err
+
+
+def test_the_treebank_tokeniser_needs_java(tmp_path):
+    path = write(tmp_path / "a", sentences(2))
+    with pytest.raises(UserError, match="'ptb' needs Java"):
+        score_file(path, tmp_path / "o", "ptb")
+
+
+@pytest.mark.skipif(not REALLY_HAS_JAVA(), reason="no Java here: METEOR and ptb are not tried")
+def test_with_java_there_is_meteor_and_the_treebank_tokeniser(tmp_path, monkeypatch):
+    monkeypatch.setattr(captions, "has_java", REALLY_HAS_JAVA)
+    lines = [
+        {"prediction": "A chair, by the door.", "reference": "a chair by the door"},
+        {"prediction": "", "reference": "two\nchairs"},
+    ]
+    found = score_file(write(tmp_path / "a", lines), tmp_path / "o", "ptb")
+    assert found["tokenizer"] == "ptb" and found["meteor"] == pytest.approx(0.5, abs=0.01)
+    assert found["rouge_l"] == 0.5
