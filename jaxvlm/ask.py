@@ -1,10 +1,11 @@
-"""Asks a trained run about images:
+"""Asks a trained run about images, one question or, without --question, one after the other:
 
 python -m jaxvlm.ask --checkpoint runs/demo --images a.jpg b.jpg --question "What color is the bed?"
 """
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxvlm import entry
@@ -12,18 +13,18 @@ from jaxvlm.errors import UserError
 
 
 def main(flags: argparse.Namespace) -> None:
-    """Prints the answer."""
+    """Prints answers while they are made."""
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.data.record import parse_record
-    from jaxvlm.generation.answer import answer_records
+    from jaxvlm.generation.answer import stream
     from jaxvlm.generation.restore import restore_answerer
     from jaxvlm.training.run import find_checkpoint, run_config
 
     for image in flags.images:
         if not Path(image).is_file():
             raise UserError(f"--images: {image!r} is not a file")
-    fields = {"images": flags.images, "question": flags.question, "situation": flags.situation}
-    record = parse_record({**fields, **_geometry(flags.geometry)}, "--question and --geometry")
+    fields = {"images": flags.images, "situation": flags.situation, **_geometry(flags.geometry)}
+    parse_record({**fields, "question": flags.question or "?"}, "--question and --geometry")
     overrides = ["evaluation.batch_sets=1", "evaluation.batch_questions=1", *flags.overrides]
     folder = find_checkpoint(flags.checkpoint)
     config = run_config(folder, overrides)
@@ -32,7 +33,29 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError(
             f"--images: {len(flags.images)} views, but this run was trained with at most {most}"
         )
-    print(answer_records(restore_answerer(folder, config), [record])[0])
+    answerer = restore_answerer(folder, config)
+    for question in [flags.question] if flags.question is not None else _typed():
+        shown = ""
+        record = parse_record({**fields, "question": question}, "--question and --geometry")
+        for text in stream(answerer, record):
+            # A character may take several tokens.
+            if text.startswith(shown) and not text.endswith("\ufffd"):
+                print(text[len(shown) :], end="", flush=True)
+                shown = text
+        print(text[len(shown) :])
+
+
+def _typed() -> Iterator[str]:
+    """Questions from the terminal, until it is closed or a line is empty."""
+    while True:
+        try:
+            question = input("question: ").strip()
+        except EOFError:
+            print()
+            return
+        if not question:
+            return
+        yield question
 
 
 def _geometry(path: Path | None) -> dict:
@@ -53,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser("jaxvlm.ask", description=__doc__)
     flags.add_argument("--checkpoint", required=True, type=Path, help="a workdir or an update")
     flags.add_argument("--images", required=True, nargs="+", help="views of one scene, in order")
-    flags.add_argument("--question", required=True)
+    flags.add_argument("--question", help="without it, questions are read from the terminal")
     flags.add_argument("--situation", default="", help="where the asker stands")
     flags.add_argument(
         "--geometry",

@@ -200,9 +200,18 @@ def default() -> ConfigDict:
             "mesh": {"data": -1, "fsdp": -1},
             "evaluation": {
                 "max_new_tokens": 32,
-                # Image sets and questions of a batch.
+                # On each device: image sets that are encoded, and questions answered at a time.
                 "batch_sets": 8,
                 "batch_questions": 64,
+                # How tokens are chosen: temperature 0 takes the likeliest (generation/sampling.py).
+                "sampling": {
+                    "temperature": 0.0,
+                    "top_k": 0,
+                    "top_p": 1.0,
+                    "repetition_penalty": 1.0,
+                    "no_repeat_ngram": 0,
+                    "seed": 0,
+                },
             },
         }
     )

@@ -9,44 +9,52 @@ and `summary.json`.
 """
 
 import argparse
-import functools
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from jaxvlm import entry
+from jaxvlm.config import load as load_config
 from jaxvlm.config import to_json
+from jaxvlm.config_checks import check
 from jaxvlm.console import print_table
 from jaxvlm.errors import UserError
-from jaxvlm.files import draft_of, write_text
+from jaxvlm.files import write_text
 from jaxvlm.metrics.captions import TOKENIZERS
 from jaxvlm.metrics.compare import compare
-from jaxvlm.metrics.files import SCORED, SUMMARY, score_file, write_scored
-from jaxvlm.metrics.lines import kind_of, read_lines
+from jaxvlm.metrics.files import SCORED, SUMMARY, score_file
+from jaxvlm.metrics.lines import kind_of
 from jaxvlm.metrics.summary import (
     difference_rows,
-    line_of,
     percent,
     sentence_rows,
     table,
-    with_controls,
 )
 from jaxvlm.metrics.tasks import read_measures
+from jaxvlm.paths import flatten
+from jaxvlm.shares import Share, add_shard
 
 PREDICTIONS, REPORT = "predictions.jsonl", "report.html"
 
 
 def main(flags: argparse.Namespace) -> None:
     """Does what the flags ask for."""
-    asked = [name for name in ("checkpoint", "predictions", "compare") if getattr(flags, name)]
-    if len(asked) != 1:
-        raise UserError("expected one of --checkpoint, --predictions and --compare")
-    if flags.overrides and not flags.checkpoint:
+    runs = bool(flags.checkpoint or flags.config)
+    if runs + bool(flags.predictions) + bool(flags.compare) != 1:
+        raise UserError("expected one of --checkpoint (or --config), --predictions and --compare")
+    if flags.overrides and not runs:
         raise UserError(f"--config.{flags.overrides[0]} belongs to --checkpoint")
     for path in flags.metrics:
         read_measures(path)
-    {"checkpoint": _evaluate, "predictions": _score, "compare": _compare}[asked[0]](flags)
+    if runs:
+        _evaluate(flags)
+    elif flags.predictions:
+        _score(flags)
+    else:
+        _compare(flags)
 
 
 def _score(flags: argparse.Namespace) -> None:
@@ -77,96 +85,108 @@ def _compare(flags: argparse.Namespace) -> None:
 
 def _evaluate(flags: argparse.Namespace) -> None:
     """Answers a split, with its controls unless told otherwise."""
-    # Not before: a wrong flag should be answered at once.
-    from jaxvlm.data.sources import Source, load_sources
-    from jaxvlm.generation.restore import restore_answerer
-    from jaxvlm.training.run import find_checkpoint, run_config
-
     if flags.limit is not None and flags.limit < 1:
         raise UserError(f"--limit {flags.limit}: expected at least 1")
-    folder = find_checkpoint(flags.checkpoint)
-    config = run_config(folder, flags.overrides)
+    share = _share(flags)
+    # Not before: a wrong flag should be answered at once.
+    from jaxvlm.data.sources import First, Joined, load_sources
+    from jaxvlm.generation.evaluation import Evaluation
+    from jaxvlm.generation.restore import imported_answerer, restore_answerer
+    from jaxvlm.metrics.guess import QuestionOnlyGuess
 
-    def load(specs: Sequence) -> list[Source]:
-        return load_sources(specs, config.data.image_roots, config.data.on_bad_record)
-
+    config, folder = _weights(flags)
     split = tuple({"path": path} for path in flags.data or ()) or config.data[flags.split]
     if not split:
         raise UserError(f"the configuration names no data.{flags.split}; set it or give --data")
+
+    def load(specs: Sequence) -> list:
+        return load_sources(specs, config.data.image_roots, config.data.on_bad_record)
+
     asked = load(split)
     training = load(config.data.train) if flags.controls and config.data.train else []
-
-    workdir = folder.parent.parent
-    output = flags.output or workdir / "evaluation" / flags.split
-    title = f"{workdir.name}: {flags.split} split"
+    records = Joined([source.records for source in asked])
     identity = {
         "split": flags.split,
         "files": [source.path for source in asked],
         "records": [source.fingerprint for source in (*asked, *training)],
         "limit": flags.limit,
         "with_controls": flags.controls,
-        "tokenizer": flags.tokenizer,
-        "measures": [path.read_text(encoding="utf-8") for path in flags.metrics],
-        "checkpoint": str(folder),
-        "written": (folder / "params").stat().st_mtime_ns,
+        "checkpoint": str(folder or "imported weights"),
+        "written": (folder / "params").stat().st_mtime_ns if folder else None,
         "config": hashlib.sha256(to_json(config).encode()).hexdigest(),
     }
-    summary = _standing(output, identity)
+    scored = {"tokenizer": flags.tokenizer,
+              "measures": [path.read_text(encoding="utf-8") for path in flags.metrics]}  # fmt: skip
+    workdir = folder.parent.parent if folder else Path("runs") / Path(flags.config).stem
+    output = flags.output or workdir / "evaluation" / flags.split
+    title = f"{workdir.name}: {flags.split} split"
+    summary = _standing(output, identity | scored)
     if summary is not None:
         print(f"{output}: up to date")
     else:
-        _clear(output)
-        records = [record for source in asked for record in source.records][: flags.limit]
-        for record in records:
-            if not record.answers:
-                raise UserError(f"{record.origin}: no answer to score against")
-        answerer = restore_answerer(folder, config)
-        summary = {**_answered(answerer, records, training, flags, title, output), **identity}
-        # Last: where it stands, everything stands.
-        write_text(output / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        count = len(records) if flags.limit is None else min(flags.limit, len(records))
+        made = Evaluation(
+            First(records, count), flags.controls, config.seed, output, share, json.dumps(identity)
+        )
+        made.begin()
+        made.answer(restore_answerer(folder, config) if folder else imported_answerer(config))
+        if share.index:
+            return
+        made.wait(flags.join_seconds)
+        guess = QuestionOnlyGuess(
+            (r.question, kind_of(r.question, r.kind, r.task), r.answer)
+            for source in training
+            for r in source.records
+        )
+        summary = made.finish(
+            title, flags.tokenizer, guess if training else None, identity | scored
+        )
     print(summary["headline"])
     print_table(title, *table(summary))
     print_table("All figures", ("figure", "value", "95% interval"), sentence_rows(summary))
     print(f"page: {output / REPORT}")
 
 
-def _answered(answerer, records, training, flags: argparse.Namespace, title: str, output: Path):
-    """Answers the records, writes predictions and page, returns the figures."""
-    from jaxvlm.console import progress
-    from jaxvlm.generation.answer import answer_records, other_images
-    from jaxvlm.metrics.guess import QuestionOnlyGuess
-    from jaxvlm.metrics.report import page
-    from jaxvlm.metrics.scoring import score, summarize
+def _share(flags: argparse.Namespace) -> Share:
+    """What this process answers: by `--shard`, or as one of Slurm's tasks."""
+    from jaxvlm.training.cluster import slurm_place
 
-    shown = other_images(records, answerer.config.seed) if flags.controls else None
-    with progress("answering", len(records) * (2 if shown else 1)) as advance:
-        print(f"answering {len(records)} questions with {answerer.checkpoint}", flush=True)
-        answers = {PREDICTIONS: answer_records(answerer, records, None, advance)}
-        if shown is not None:
-            print("answering them with other rooms' images", flush=True)
-            name = "predictions.other_images.jsonl"
-            answers[name] = answer_records(answerer, records, shown, advance)
-    summaries = {}
-    for name, texts in answers.items():
-        draft = draft_of(output / name)
-        lines = (line_of(i, *each) for i, each in enumerate(zip(records, texts, strict=True)))
-        write_text(draft, "".join(json.dumps(line) + "\n" for line in lines))
-        scores = score(read_lines(draft), flags.tokenizer)
-        write_scored(draft, scores, output / name)
-        draft.unlink()
-        summaries[name] = summarize(scores)
-    guess = None
-    if training:
-        guess = QuestionOnlyGuess(
-            (r.question, kind_of(r.question, r.kind, r.task), r.answer)
-            for source in training
-            for r in source.records
-        )
-    lines = functools.partial(read_lines, output / PREDICTIONS)
-    others = {name.split(".")[1]: found for name, found in summaries.items() if name != PREDICTIONS}
-    summary = with_controls(summaries[PREDICTIONS], others, guess, lines())
-    write_text(output / REPORT, page(title, summary, lines))
-    return summary
+    place = slurm_place()
+    if place is None or not flags.shard.whole:
+        return flags.shard
+    if place.local_devices is not None:
+        import jax
+
+        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, place.local_devices)))
+    return Share(place.index, place.count)
+
+
+def _weights(flags: argparse.Namespace) -> tuple[ConfigDict, Path | None]:
+    """The configuration, and the update whose parameters answer; None for imported weights."""
+    from jaxvlm.training.run import find_checkpoint, run_config
+
+    given = load_config(flags.config, flags.overrides) if flags.config else None
+    if given is not None:
+        check(given)
+    if flags.checkpoint is None:
+        return given, None
+    folder = find_checkpoint(flags.checkpoint)
+    config = run_config(folder, [] if given else flags.overrides)
+    if given is not None:
+        for section in ("model", "text"):
+            mine, theirs = flatten(config[section].to_dict()), flatten(given[section].to_dict())
+            other = [name for name in mine if mine[name] != theirs.get(name)
+                     and not name.endswith("weights")]  # fmt: skip
+            if other:
+                name = f"{section}.{other[0].replace('/', '.')}"
+                raise UserError(
+                    f"--config {flags.config}: {name} is {theirs.get(other[0])!r}, but the run of "
+                    f"--checkpoint has {mine[other[0]]!r}; leave --config out to take the run's own"
+                )
+        with config.unlocked():
+            config.data, config.evaluation = given.data, given.evaluation
+            config.precision = given.precision
+    return config, folder
 
 
 def _standing(output: Path, identity: dict) -> dict | None:
@@ -180,15 +200,6 @@ def _standing(output: Path, identity: dict) -> dict | None:
     return summary if same and whole else None
 
 
-def _clear(output: Path) -> None:
-    """Makes the folder; an older summary goes first, for it would speak of other predictions."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / SUMMARY).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be written: {error.strerror}") from None
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser(
@@ -198,6 +209,9 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--checkpoint", type=Path, help="a workdir (its best update, else its newest) or an update"
+    )
+    flags.add_argument(
+        "--config", help="takes the place of the run's data and evaluation; alone, names weights"
     )
     flags.add_argument("--predictions", type=Path, metavar="FILE", help="answers to score")
     flags.add_argument(
@@ -222,8 +236,13 @@ def parser() -> argparse.ArgumentParser:
         "--controls",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also answer with other rooms' images, and guess from the question alone",
+        help="also answer without image and with other scenes', and guess from the question alone",
     )
+    add_shard(flags)
+    flags.add_argument(
+        "--join_seconds", type=int, metavar="S", default=1800,
+        help="how long the first of several processes waits for an answer of the others",
+    )  # fmt: skip
     return flags
 
 

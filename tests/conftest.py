@@ -44,10 +44,12 @@ def cache_folder(tmp_path_factory):
     os.environ["JAXVLM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(autouse=True)
-def without_java(monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def without_java():
     """METEOR takes seconds to start; a test of its own has it."""
-    monkeypatch.setattr(captions, "has_java", lambda: False)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(captions, "has_java", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")

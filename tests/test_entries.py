@@ -309,7 +309,7 @@ def test_an_evaluation_that_breaks_off_leaves_no_old_summary(
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jaxvlm.metrics.report.page", full)
+    monkeypatch.setattr("jaxvlm.generation.evaluation.page", full)
     assert call(evaluate, *command, "--limit", "2")[0] == 1
     assert not (tmp_path / "summary.json").exists()
 
@@ -320,7 +320,7 @@ def test_missing_training_records_stop_an_evaluation_before_it_answers(
     def must_not(*arguments):
         raise AssertionError("a question was answered")
 
-    monkeypatch.setattr("jaxvlm.generation.answer.answer_records", must_not)
+    monkeypatch.setattr("jaxvlm.generation.restore.restore_answerer", must_not)
     wrong = "--config.data.train=none.jsonl"
     code, _, errors = call(evaluate, "--checkpoint", finished_run, wrong)
     assert code == 2 and "'none.jsonl' does not exist" in errors

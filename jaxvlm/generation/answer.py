@@ -1,19 +1,104 @@
-"""Answers many records: every image set is encoded once, its questions are answered in batches."""
+"""Answers questions about image sets: each is seen once, its questions are answered as they fit."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
+from jaxvlm.console import say
+from jaxvlm.data.readers import LostImage
 from jaxvlm.data.record import Record
-from jaxvlm.data.sequence import Sample, set_key, tokenize
-from jaxvlm.data.views import say_cut_views
+from jaxvlm.data.sequence import Sample, prompt, set_key, tokenize
+from jaxvlm.generation.engine import Request
 from jaxvlm.generation.restore import Answerer
 
+# Threads that read images while others are answered.
+_READERS = 4
 
-def prompts(answerer: Answerer, records: Sequence[Record]) -> list[Sample]:
-    """Tokenises the records' questions without their answers; says how many were shortened."""
+
+class Asked(NamedTuple):
+    """A question.
+
+    Attributes:
+      key: what its answer comes back with.
+      serial: a number, on which a drawn answer depends.
+      record: has the question.
+    """
+
+    key: Hashable
+    serial: int
+    record: Record
+
+
+class Group(NamedTuple):
+    """Questions about one image set.
+
+    Attributes:
+      shown: a record with that set; None for questions without any picture.
+      asked: the questions.
+    """
+
+    shown: Record | None
+    asked: Sequence[Asked]
+
+
+class Text(NamedTuple):
+    """An answer.
+
+    Attributes:
+      key: of the question.
+      text: what was answered; None where its images could not be read.
+      lost: why they could not.
+    """
+
+    key: Hashable
+    text: str | None
+    lost: str = ""
+
+
+def answers(answerer: Answerer, groups: Iterable[Group]) -> Iterator[Text]:
+    """The answers to all questions, as they come to their end.
+
+    Images that cannot be read stop it, or leave their questions without an answer, as
+    `data.on_bad_record` says.
+    """
+    lost: list[Text] = []
+    for answer in answerer.engine.run(_requests(answerer, groups, lost)):
+        yield Text(answer.key, answerer.tokenizer.decode(answer.tokens))
+        yield from _emptied(lost)
+    yield from _emptied(lost)
+
+
+def answer_records(
+    answerer: Answerer, records: Sequence[Record], shown: Sequence[Record] | None = None
+) -> list[str]:
+    """The answer to every record's question.
+
+    Args:
+      answerer: the trained model.
+      records: the questions.
+      shown: for each record the one whose images are shown instead of its own.
+    """
+    by_set: dict[bytes, Group] = {}
+    for index, (record, own) in enumerate(zip(records, shown or records, strict=True)):
+        group = by_set.setdefault(set_key(own), Group(own, []))
+        group.asked.append(Asked(index, index, record))
+    found = {each.key: each.text for each in answers(answerer, by_set.values())}
+    return [found[index] for index in range(len(records))]
+
+
+def stream(answerer: Answerer, record: Record) -> Iterator[str]:
+    """The answer to one question as far as it is known, longer and longer."""
+    (request,) = _requests(answerer, [Group(record, [Asked(0, 0, record)])], [])
+    for tokens in answerer.engine.stream(request):
+        yield answerer.tokenizer.decode(tokens)
+
+
+def prompts(answerer: Answerer, records: Iterable[Record]) -> list[Sample]:
+    """Tokenises the records' questions without their answers."""
     records = [dataclasses.replace(record, answer="") for record in records]
     config = answerer.config
     most = len(answerer.layout.index(config.data.num_views, True))
@@ -21,84 +106,79 @@ def prompts(answerer: Answerer, records: Sequence[Record]) -> list[Sample]:
         records, answerer.tokenizer, config.text.template, config.text.max_length, most
     )
     if shortened:
-        print(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
+        say(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
     return samples
 
 
-def answer_records(
-    answerer: Answerer,
-    records: Sequence[Record],
-    shown: Sequence[Record] | None = None,
-    advance: Callable[[int], None] = lambda count: None,
-) -> list[str]:
-    """The greedy answer to every record's question.
-
-    Args:
-      answerer: the trained model.
-      records: the questions.
-      shown: for each record the one whose images are shown instead of its own.
-      advance: called with the number of answers that came in.
-    """
-    shown = records if shown is None else shown
-    samples = prompts(answerer, records)
-    settings = answerer.config.evaluation
-    say_cut_views([len(record.images) for record in shown], answerer.config.data.num_views)
-    by_set: dict[bytes, list[int]] = {}
-    for index, record in enumerate(shown):
-        by_set.setdefault(set_key(record), []).append(index)
-    answers = [""] * len(records)
-    for group in _chunks(list(by_set.values()), settings.batch_sets):
-        views, visual = _encode(answerer, [shown[members[0]] for members in group])
-        asked = [(set_index, i) for set_index, members in enumerate(group) for i in members]
-        for batch in _chunks(asked, settings.batch_questions):
-            texts = answerer.generator.answer(
-                visual,
-                [s for s, _ in batch],
-                [samples[i] for _, i in batch],
-                [views[s] for s, _ in batch],
-                [answerer.reader.has_geometry(shown[i]) for _, i in batch],
-                settings.batch_questions,
-            )
-            for (_, i), text in zip(batch, texts, strict=True):
-                answers[i] = text
-            advance(len(batch))
-    return answers
+def _requests(answerer: Answerer, groups: Iterable[Group], lost: list[Text]) -> Iterator[Request]:
+    """The engine's requests; questions whose images are lost go to `lost` instead."""
+    size = answerer.config.evaluation.batch_sets * answerer.devices
+    nothing = np.zeros(0, np.int32)
+    for chunk, sets in _read_ahead(answerer, _chunks(groups, size)):
+        visual = answerer.encode(sets)
+        for place, group in enumerate(chunk):
+            if isinstance(group.shown, LostImage):
+                lost += [Text(each.key, None, str(group.shown)) for each in group.asked]
+                continue
+            index = nothing
+            if group.shown is not None:
+                geometry = answerer.reader.has_geometry(group.shown)
+                index = answerer.layout.index(_views(answerer, group.shown), geometry)
+            samples = prompts(answerer, (each.record for each in group.asked))
+            for each, sample in zip(group.asked, samples, strict=True):
+                tokens = prompt(sample, index, answerer.tokenizer.placeholder_id)
+                most = answerer.config.evaluation.max_new_tokens
+                yield Request(each.key, each.serial, *tokens, visual[place], most)
 
 
-def _encode(answerer: Answerer, records: Sequence[Record]) -> tuple[list[int], jnp.ndarray]:
-    """Kept views and visual vectors of image sets, padded to the batch size."""
-    most = answerer.config.data.num_views
-    views = [min(len(record.images), most) for record in records]
-    sets = answerer.reader.empty(answerer.config.evaluation.batch_sets)
-    for place, (record, count) in enumerate(zip(records, views, strict=True)):
-        answerer.reader.read(sets, place, record, range(count))
-    return views, answerer.generator.encode(sets)
+def _read_ahead(
+    answerer: Answerer, chunks: Iterator[list[Group]]
+) -> Iterator[tuple[list[Group], dict[str, np.ndarray]]]:
+    """Chunks and what their image sets hold; the next one is read meanwhile."""
+    with ThreadPoolExecutor(_READERS) as pool:
+
+        def begin() -> tuple[list[Group], dict, list[Future]] | None:
+            chunk = next(chunks, None)
+            if chunk is None:
+                return None
+            sets = answerer.reader.empty(answerer.config.evaluation.batch_sets * answerer.devices)
+            reads = [
+                pool.submit(_read, answerer, sets, place, group.shown)
+                for place, group in enumerate(chunk)
+            ]
+            return chunk, sets, reads
+
+        coming = begin()
+        while coming:
+            chunk, sets, reads = coming
+            coming = begin()
+            seen = [read.result() for read in reads]
+            yield [Group(shown, g.asked) for shown, g in zip(seen, chunk, strict=True)], sets
 
 
-def other_images(records: Sequence[Record], seed: int) -> list[Record] | None:
-    """For each record one of another scene: scenes change places, none keeps its own.
-
-    Returns None where all records are of one scene.
-    """
-    by_scene: dict[str, list[Record]] = {}
-    for record in records:
-        by_scene.setdefault(record.scene_id or record.images[0], []).append(record)
-    scenes = list(by_scene)
-    if len(scenes) < 2:
+def _read(answerer: Answerer, sets, place: int, shown: Record | None) -> Record | LostImage | None:
+    """Reads a set into its place; gives back what is shown, or why it cannot be."""
+    if shown is None:
         return None
-    order = np.random.default_rng(seed).permutation(len(scenes))
-    following = {scenes[a]: scenes[b] for a, b in zip(order, np.roll(order, 1), strict=True)}
-    places: dict[str, int] = {}
-    shown = []
-    for record in records:
-        scene = record.scene_id or record.images[0]
-        there = by_scene[following[scene]]
-        place = places.get(scene, 0)
-        places[scene] = place + 1
-        shown.append(there[place % len(there)])
+    try:
+        answerer.reader.read(sets, place, shown, range(_views(answerer, shown)))
+    except LostImage as error:
+        if answerer.config.data.on_bad_record != "skip":
+            raise
+        return error
     return shown
 
 
-def _chunks(items: list, size: int) -> Iterator[list]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _views(answerer: Answerer, record: Record) -> int:
+    return min(len(record.images), answerer.config.data.num_views)
+
+
+def _chunks(groups: Iterable[Group], size: int) -> Iterator[list[Group]]:
+    rest = iter(groups)
+    while chunk := list(itertools.islice(rest, size)):
+        yield chunk
+
+
+def _emptied(lost: list[Text]) -> Iterator[Text]:
+    while lost:
+        yield lost.pop()

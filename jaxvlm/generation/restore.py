@@ -1,28 +1,57 @@
-"""A generator from a trained run: configuration, parameters, tokenizer and sequence layout."""
+"""Everything that answers questions, from a run or from imported weights."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from jaxvlm.data.readers import ImageReader
 from jaxvlm.data.rows import VisualLayout
 from jaxvlm.data.tokenizer import Tokenizer, load_tokenizer
 from jaxvlm.data.training_set import image_reader, visual_layout
-from jaxvlm.generation.decode import Generator
-from jaxvlm.models.vlm import vlm_config
+from jaxvlm.errors import UserError
+from jaxvlm.generation.engine import Engine
+from jaxvlm.generation.sampling import Sampling
+from jaxvlm.generation.see import encoder
+from jaxvlm.generation.slots import Program
+from jaxvlm.models.adapted import merged
+from jaxvlm.models.decoder import Decoder, decoder_weights
+from jaxvlm.models.vlm import PARTS, vlm_config
 from jaxvlm.training.mesh import make_mesh
+from jaxvlm.training.missing import check_weights
+from jaxvlm.training.parameters import assign_groups
 from jaxvlm.training.run import run_parameters
-from jaxvlm.training.setup import compute_dtype
+from jaxvlm.training.setup import all_parameters, compute_dtype
+from jaxvlm.training.state import abstract_parameters
+
+_LANGUAGE = "language/"
 
 
 @dataclasses.dataclass(frozen=True)
 class Answerer:
-    """Everything needed to answer questions as the run was trained to."""
+    """Answers questions as a run was trained to.
 
-    config: object
-    checkpoint: Path
-    generator: Generator
+    Attributes:
+      config: of the run.
+      checkpoint: where the weights are from.
+      engine: continues prompts.
+      encode: from image sets to visual vectors, see `encoder`.
+      devices: among which both are shared out.
+      tokenizer: of the run.
+      layout: of visual vectors.
+      reader: of images.
+    """
+
+    config: ConfigDict
+    checkpoint: Path | str
+    engine: Engine
+    encode: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+    devices: int
     tokenizer: Tokenizer
     layout: VisualLayout
     reader: ImageReader
@@ -38,10 +67,59 @@ def restore_answerer(folder: Path, config: ConfigDict) -> Answerer:
     Raises:
       UserError: sizes other than its own, or frozen weights other than those of the training.
     """
-    model = vlm_config(config.model)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    dtype = compute_dtype(config)
-    params = {p: v.astype(dtype) for p, v in run_parameters(folder, config, mesh).items()}
-    tokenizer, layout = load_tokenizer(config.text.tokenizer), visual_layout(config)
-    generator = Generator(model, params, tokenizer, layout, config.evaluation.max_new_tokens)
-    return Answerer(config, folder, generator, tokenizer, layout, image_reader(config))
+    return _answerer(config, folder, run_parameters(folder, config, mesh), mesh)
+
+
+def imported_answerer(config: ConfigDict) -> Answerer:
+    """Loads the imported weights that a configuration names, of all parts.
+
+    Raises:
+      UserError: a part has none, or they do not fit.
+    """
+    model = vlm_config(config.model)
+    shapes = abstract_parameters(model)
+    lacking = [
+        part
+        for part in PARTS
+        if config.model[part].weights is None
+        and any(path.startswith(f"{part}/") for path in shapes)
+    ]
+    if lacking:
+        raise UserError(
+            f"without --checkpoint all weights are imported ones, but model.{lacking[0]}.weights "
+            "is None; name them, or give a --checkpoint"
+        )
+    check_weights(config.model, PARTS)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+    return _answerer(config, "imported weights", all_parameters(config, model, groups, mesh), mesh)
+
+
+def _answerer(config, checkpoint, params: dict[str, Array], mesh) -> Answerer:
+    model, tokenizer = vlm_config(config.model), load_tokenizer(config.text.tokenizer)
+    language = dataclasses.replace(model.language, lora=None, frozen_layers=0)
+    paths = abstract_parameters(dataclasses.replace(model, language=language))
+    whole, dtype = NamedSharding(mesh, PartitionSpec()), compute_dtype(config)
+    # One after the other, so that hardly anything is held twice.
+    plain = {
+        path: jax.device_put(merged(path, model.language, params.pop).astype(dtype), whole)
+        for path in paths
+    }
+    spoken = {path for path in plain if path.startswith(_LANGUAGE)}
+    weights = decoder_weights(
+        {path.removeprefix(_LANGUAGE): plain.pop(path) for path in spoken}, language.num_layers
+    )
+    sampling = Sampling(**config.evaluation.sampling)
+    program = Program(Decoder(language), sampling, mesh, tokenizer.end_id, tokenizer.placeholder_id)
+    engine = Engine(program, weights, config.evaluation.batch_questions)
+    return Answerer(
+        config,
+        checkpoint,
+        engine,
+        encoder(model, plain, mesh),
+        mesh.size,
+        tokenizer,
+        visual_layout(config),
+        image_reader(config),
+    )

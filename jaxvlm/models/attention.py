@@ -5,7 +5,7 @@ Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int32
 
 # Queries attended at a time.
 _QUERIES = 1024
@@ -50,6 +50,27 @@ def attention(
     # Scores are recomputed backwards: those of all pieces together are what is too large.
     out = jax.lax.map(jax.checkpoint(piece, prevent_cse=False), (queries, masks))
     return jnp.moveaxis(out, 0, 1).reshape(batch, pieces * size, *query.shape[2:])[:, :length]
+
+
+def attend_cached(
+    query: Float[Array, "B N H"],
+    key: Float[Array, "B K S H"],
+    value: Float[Array, "B K S H"],
+    lengths: Int32[Array, "B"],
+) -> Float[Array, "B N H"]:
+    """Attention of one query a row over the first `lengths` of its S slots.
+
+    The slots of a head lie together, as products want them.
+    """
+    batch, kv_heads, slots, dim = key.shape
+    grouped = query.reshape(batch, kv_heads, -1, dim)
+    scores = jnp.einsum("bkgh,bksh->bkgs", grouped, key, preferred_element_type=jnp.float32)
+    seen = jnp.arange(slots) < lengths[:, None, None, None]
+    weights = jax.nn.softmax(jnp.where(seen, scores * dim**-0.5, -jnp.inf), axis=-1)
+    out = jnp.einsum(
+        "bkgs,bksh->bkgh", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+    )
+    return out.reshape(query.shape).astype(query.dtype)
 
 
 def _attend(query, key, value, mask):

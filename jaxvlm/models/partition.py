@@ -75,4 +75,6 @@ _gather.defvjp(_forward, _backward)
 
 def _mesh() -> AbstractMesh | None:
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh if not mesh.empty and set(BATCH_AXES) <= set(mesh.axis_names) else None
+    whole = not mesh.empty and set(BATCH_AXES) <= set(mesh.axis_names)
+    # Inside a shard_map each device computes by itself.
+    return mesh if whole and not mesh.manual_axes else None

@@ -3,13 +3,14 @@
 Pre-norm blocks: grouped-query attention with an RMSNorm on every query and key head and rotary
 positions (RoFormer, arXiv 2104.09864), then a SiLU-gated feed-forward.
 
-Axes: B batch rows, T tokens, S cache slots, L layers, N query heads, K key/value heads,
-H head dim, D width, F feed-forward width, W vocabulary.
+Axes: B batch rows, T tokens, L layers, N query heads, K key/value heads, H head dim, D width,
+F feed-forward width, W vocabulary.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import NamedTuple, Self
+import functools
+from collections.abc import Callable, Mapping
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,8 @@ _HF_NAMES = {
     "intermediate_size": "intermediate_size",
     "rms_norm_eps": "rms_norm_eps",
 }
+# From queries [B,T,N,H], keys and values [B,T,K,H] of new tokens to what the queries attend to.
+Attend = Callable[[Array, Array, Array], Array]
 Rotation = tuple[Float[Array, "B T 1 H/2"], Float[Array, "B T 1 H/2"]]
 
 
@@ -147,39 +150,6 @@ def _rope_theta(config: Mapping) -> float:
     return values.pop()
 
 
-class KVCache(NamedTuple):
-    """Keys and values of the tokens seen so far; all rows share the next free slot.
-
-    The slots must suffice: writing past the last one would overwrite the last ones.
-    """
-
-    keys: Float[Array, "L B S K H"]
-    values: Float[Array, "L B S K H"]
-    segment_ids: Int32[Array, "B S"]  # 0 = empty or padding.
-    end: Int32[Array, ""]  # The next free slot.
-
-    def reserve(self, segment_ids: Int32[Array, "B T"]) -> "KVCache":
-        """Takes the next T slots for tokens of these segments."""
-        slots = jax.lax.dynamic_update_slice(self.segment_ids, segment_ids, (0, self.end))
-        return self._replace(segment_ids=slots, end=self.end + segment_ids.shape[1])
-
-    def write(
-        self, layer: Int32[Array, ""], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"]
-    ) -> tuple["KVCache", Float[Array, "B S K H"], Float[Array, "B S K H"]]:
-        """Puts one layer's T new keys and values into the slots reserved last.
-
-        Returns:
-          The cache, and all keys and values of that layer in the dtype of the new ones.
-        """
-        start = (layer, 0, self.end - key.shape[1], 0, 0)
-
-        def put(slots, new):
-            return jax.lax.dynamic_update_slice(slots, new[None].astype(slots.dtype), start)
-
-        cache = self._replace(keys=put(self.keys, key), values=put(self.values, value))
-        return cache, cache.keys[layer].astype(key.dtype), cache.values[layer].astype(value.dtype)
-
-
 def rotation(positions: Int32[Array, "B T"], head_dim: int, theta: float) -> Rotation:
     """Cosines and sines, float32, by which the H/2 pairs of a head turn at each position."""
     frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
@@ -195,24 +165,14 @@ def rotate(x: Float[Array, "B T N H"], by: Rotation) -> Float[Array, "B T N H"]:
     return turned.astype(x.dtype)
 
 
-def visible(
-    query_segments: Int32[Array, "B T"],
-    key_segments: Int32[Array, "B S"],
-    start: int | Int32[Array, ""] = 0,
-) -> Bool[Array, "B 1 T S"]:
-    """True where a query sees a key: same segment, and no slot behind its own.
+def visible(segment_ids: Int32[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
+    """True where a token sees another: of its own segment, and no later one.
 
-    Padding and empty slots are segment 0, so they see each other and nothing else does.
-
-    Args:
-      query_segments: segments of the queries.
-      key_segments: segments of the keys in slot order.
-      start: slot of the first query.
+    Padding is segment 0: it sees padding only, and nothing else does.
     """
-    query_slots = start + jnp.arange(query_segments.shape[1])
-    key_slots = jnp.arange(key_segments.shape[1])
-    same = query_segments[:, :, None] == key_segments[:, None, :]
-    return (same & (key_slots <= query_slots[:, None]))[:, None]
+    places = jnp.arange(segment_ids.shape[1])
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return (same & (places <= places[:, None]))[:, None]
 
 
 def _linear(
@@ -254,20 +214,16 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         by: Rotation,
-        mask: Bool[Array, "B 1 T S"],
-        cache: KVCache | None,
-        layer: Int32[Array, ""],
-        key: jax.Array | None,
-    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-        """Attends over the tokens of `x` or, given a cache, over all its slots (S = T without)."""
+        attend: Attend,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Maps tokens to queries, keys and values, has them attended, and maps what comes back."""
         heads = (*x.shape[:2], -1, self.head_dim)
         queries = rotate(self.q_norm(_applied(self.q_proj, x, key, 0).reshape(heads)), by)
         keys = rotate(self.k_norm(_applied(self.k_proj, x, key, 1).reshape(heads)), by)
         values = _applied(self.v_proj, x, key, 2).reshape(heads)
-        if cache is not None:
-            cache, keys, values = cache.write(layer, keys, values)
-        attended = attention(queries, keys, values, mask=mask)
-        return _applied(self.o_proj, attended.reshape(*x.shape[:2], -1), key, 3), cache
+        attended = attend(queries, keys, values)
+        return _applied(self.o_proj, attended.reshape(*x.shape[:2], -1), key, 3)
 
 
 class Mlp(nnx.Module):
@@ -298,15 +254,12 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         by: Rotation,
-        mask: Bool[Array, "B 1 T S"],
-        cache: KVCache | None,
-        layer: Int32[Array, ""],
-        key: jax.Array | None,
-    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-        """See `Attention`; `layer` is this layer's place in the cache, `key` draws dropout."""
-        attended, cache = self.attn(self.input_norm(x), by, mask, cache, layer, key)
-        x = batch_sharded(x + attended)
-        return batch_sharded(x + self.mlp(self.post_attention_norm(x), key)), cache
+        attend: Attend,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "B T D"]:
+        """See `Attention`; `key` draws dropout."""
+        x = batch_sharded(x + self.attn(self.input_norm(x), by, attend, key))
+        return batch_sharded(x + self.mlp(self.post_attention_norm(x), key))
 
 
 class Qwen3(nnx.Module):
@@ -356,34 +309,24 @@ class Qwen3(nnx.Module):
           remat: what the backward pass recomputes, see `rematerialised`.
           dropout_key: key of the adapters' dropout; None for none.
         """
-        mask = visible(segment_ids, segment_ids)
-        return self._run(x, positions, mask, None, remat, dropout_key)[0]
-
-    def extend(
-        self,
-        x: Float[Array, "B T D"],
-        positions: Int32[Array, "B T"],
-        segment_ids: Int32[Array, "B T"],
-        cache: KVCache,
-    ) -> tuple[Float[Array, "B T D"], KVCache]:
-        """Like a call, for T tokens that follow those in the cache: a prompt or one step.
-
-        Rows may be padded (segment 0): what is generated after a padded prompt stands in later
-        slots, with the positions that follow the prompt's last real token.
-
-        Returns:
-          Hidden states after the final norm, and the cache with the T tokens in it.
-        """
-        start, cache = cache.end, cache.reserve(segment_ids)
-        mask = visible(segment_ids, cache.segment_ids, start)
-        return self._run(x, positions, mask, cache, "none", None)
-
-    def empty_cache(self, batch: int, slots: int) -> KVCache:
-        """A cache without tokens, in the parameters' dtype."""
         config = self.config
-        shape = (config.num_layers, batch, slots, config.num_kv_heads, config.head_dim)
-        empty = jnp.zeros(shape, self.embed_tokens.embedding.dtype)
-        return KVCache(empty, empty, jnp.zeros((batch, slots), jnp.int32), jnp.int32(0))
+        by = rotation(positions, config.head_dim, config.rope_theta)
+        attend = functools.partial(attention, mask=visible(segment_ids))
+
+        def body(x, scanned):
+            layer, index = scanned
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+            return gathered(layer)(x, by, attend, key), None
+
+        # The scan carries one dtype: that of the wider of inputs and parameters.
+        x = batch_sharded(x.astype(jnp.result_type(x, self.norm.scale[...])))
+        body = rematerialised(body, remat)
+        indices = jnp.arange(config.num_layers)
+        if config.frozen_layers:
+            frozen = (self.frozen_layers, indices[: config.frozen_layers])
+            x, _ = jax.lax.scan(body, x, frozen)
+        x, _ = jax.lax.scan(body, x, (self.layers, indices[config.frozen_layers :]))
+        return self.norm(x)
 
     def logits(self, hidden: Float[Array, "*A D"]) -> Float[Array, "*A W"]:
         """Scores of the next token, in float32."""
@@ -392,24 +335,3 @@ class Qwen3(nnx.Module):
         else:
             rows, product = self.lm_head.kernel[...], "...d,dw->...w"
         return jnp.einsum(product, hidden, gathered(rows), preferred_element_type=jnp.float32)
-
-    def _run(self, x, positions, mask, cache, remat, dropout_key):
-        """The stack of layers and the final norm; the cache, if any, is carried along."""
-        config = self.config
-        by = rotation(positions, config.head_dim, config.rope_theta)
-
-        def body(carry, scanned):
-            layer, index = scanned
-            key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-            return gathered(layer)(carry[0], by, mask, carry[1], index, key), None
-
-        # The scan carries one dtype: that of the wider of inputs and parameters.
-        x = batch_sharded(x.astype(jnp.result_type(x, self.norm.scale[...])))
-        body = rematerialised(body, remat)
-        indices = jnp.arange(config.num_layers)
-        if config.frozen_layers:
-            frozen = (self.frozen_layers, indices[: config.frozen_layers])
-            (x, cache), _ = jax.lax.scan(body, (x, cache), frozen)
-        rest = (self.layers, indices[config.frozen_layers :])
-        (x, cache), _ = jax.lax.scan(body, (x, cache), rest)
-        return self.norm(x), cache

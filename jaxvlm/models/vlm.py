@@ -28,13 +28,13 @@ class VLMConfig:
     """Sizes of the four parts.
 
     `geometry` is None for a model without geometry tokens, `vision` for one that is only given
-    features which VGGT made before.
+    features which VGGT made before, `language` for one that only sees.
     """
 
     vision: VGGTConfig | None
     projector: PerceiverConfig
     geometry: GeometryConfig | None
-    language: Qwen3Config
+    language: Qwen3Config | None
 
 
 class VLM(nnx.Module):
@@ -47,7 +47,8 @@ class VLM(nnx.Module):
         self.projector = Perceiver(config.projector, rngs=rngs)
         if config.geometry is not None:
             self.geometry = GeometryHead(config.geometry, rngs=rngs)
-        self.language = Qwen3(config.language, rngs=rngs)
+        if config.language is not None:
+            self.language = Qwen3(config.language, rngs=rngs)
 
     def encode(
         self,

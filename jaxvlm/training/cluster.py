@@ -57,7 +57,7 @@ def place(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ
         raise UserError(f"--join_seconds {flags.join_seconds}: expected 1 to {_LONGEST}")
     given = (flags.coordinator, flags.num_processes, flags.process_id)
     if given == (None, None, None):
-        return _slurm_place(environment)
+        return slurm_place(environment)
     if None in given:
         raise UserError("--coordinator, --num_processes and --process_id belong together")
     _check_address("--coordinator", flags.coordinator)
@@ -77,7 +77,7 @@ def _check_address(name: str, address: str) -> None:
         raise UserError(f"{name} {address}: expected host:port, like node1:12345")
 
 
-def _slurm_place(environment: Mapping[str, str]) -> Place | None:
+def slurm_place(environment: Mapping[str, str] = os.environ) -> Place | None:
     """The place of a task of `srun`, by the variables of srun(1)."""
     # Set for the tasks of a step only, not for the batch script around them.
     if environment.get("SLURM_STEP_NUM_TASKS", "1") == "1":

@@ -214,7 +214,7 @@ def test_a_task_gets_a_measure_of_its_own(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "expected one of --checkpoint, --predictions and --compare"),
+        ([], "expected one of --checkpoint (or --config), --predictions and --compare"),
         (["--predictions", "a", "--compare", "a", "b"], "expected one of"),
         (["--predictions", "nowhere.jsonl"], "nowhere.jsonl cannot be read: No such file"),
         (["--predictions", "a", "--metrics", "no.py"], "--metrics no.py: FileNotFoundError"),

@@ -15,7 +15,6 @@ from conftest import make_toy
 from convert import export_torch
 from convert.stored import open_stored
 from jaxvlm.errors import UserError
-from jaxvlm.generation.restore import restore_answerer
 from jaxvlm.models import lora, perceiver
 from jaxvlm.models.adapted import merged
 from jaxvlm.models.lora import LoraConfig, is_adapter
@@ -24,8 +23,9 @@ from jaxvlm.models.vlm import abstract_vlm, vlm_config
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training import loop
 from jaxvlm.training.loss import label_scores
+from jaxvlm.training.mesh import make_mesh
 from jaxvlm.training.optimizer import make_optimizer
-from jaxvlm.training.run import find_checkpoint, run_config
+from jaxvlm.training.run import find_checkpoint, run_config, run_parameters
 from jaxvlm.training.state import abstract_parameters, new_state
 
 
@@ -77,8 +77,8 @@ def test_a_run_moves_adapters_and_no_kernel(adapted, weights):
 
 def test_an_export_is_the_adapted_model(adapted, toy, records, tmp_path):
     folder = find_checkpoint(adapted)
-    answerer = restore_answerer(folder, run_config(folder, []))
-    on = scores(answerer.config, answerer.generator.params, toy.batch())
+    config = run_config(folder, [])
+    on = scores(config, run_parameters(folder, config, toy.mesh), toy.batch())
     stored = open_stored(str(adapted), [])
     off = scores(toy.config, dict(stored.params), toy.batch())
     np.testing.assert_allclose(off, on, rtol=1e-5, atol=1e-5)
@@ -194,18 +194,19 @@ def test_first_layers_stay_and_the_others_learn(toy, records, weights, tmp_path)
         if path.startswith("language/layers/"):
             np.testing.assert_array_equal(value[0], before[path][0], err_msg=path)
             assert not np.array_equal(value[1], before[path][1]), path
-    # And it goes on, and answers.
+    # And it goes on.
     folder = find_checkpoint(tmp_path)
-    answerer = restore_answerer(folder, run_config(folder, []))
+    own = run_config(folder, [])
+    params = run_parameters(folder, own, make_mesh(-1, -1))
     merged_layers = merged(
         "language/layers/mlp/up_proj/kernel",
         vlm_config(config.model).language,
-        lambda path: np.asarray(answerer.generator.params[path]),
+        lambda path: np.asarray(params[path]),
     )
     np.testing.assert_array_equal(
         merged_layers, stored.params["language/layers/mlp/up_proj/kernel"]
     )
-    assert set(flatten(unflatten(answerer.generator.params))) == set(shapes)
+    assert set(flatten(unflatten(params))) == set(shapes)
 
 
 def test_all_layers_are_frozen_by_a_rule_instead(records):

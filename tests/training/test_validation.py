@@ -16,7 +16,7 @@ from jaxvlm.models.vlm import vlm_config
 from jaxvlm.training import loop
 from jaxvlm.training.checkpoints import best_in, read_meta, steps_in
 from jaxvlm.training.mesh import make_mesh
-from jaxvlm.training.run import find_checkpoint, run_config
+from jaxvlm.training.run import find_checkpoint, run_config, run_parameters
 from jaxvlm.training.validation import Validation, exact_samples
 
 SCENES = [f"scene{i}" for i in range(6)]
@@ -117,7 +117,7 @@ def test_exact_match_is_what_decoding_token_by_token_finds(finished_run):
     texts = answer_records(answerer, records)
     right = np.mean([text == record.answer for text, record in zip(texts, records, strict=True)])
     rows = validation_rows(config)
-    params = answerer.generator.params
+    params = run_parameters(folder, config, make_mesh(1, -1))
     model = vlm_config(config.model)
     found = Validation(model, rows, 2, jnp.float32, make_mesh(1, -1))(params, {}, lambda: None)
     assert found["val_exact_match"] == pytest.approx(right) and right > 0.5

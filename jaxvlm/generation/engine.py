@@ -1,0 +1,181 @@
+"""The host's half of decoding: texts that end leave their row at once, and others enter.
+
+Axes: T prompt tokens, M visual vectors, D width, G generated tokens.
+"""
+
+import collections
+import itertools
+from collections.abc import Hashable, Iterable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Float, Int32
+
+from jaxvlm.generation.slots import Program, Prompts, Slots
+from jaxvlm.models.decoder import DecoderWeights
+from jaxvlm.models.partition import BATCH_AXES
+
+# Prompts that a device reads at a time, of those that wait.
+_PROMPTS = 8
+# The most steps between looks at what has ended.
+_STEPS = 16
+_SMALLEST = 32
+
+
+class Request(NamedTuple):
+    """A text to be continued.
+
+    Attributes:
+      key: what the answer comes back with.
+      serial: a number of its own, on which draws depend.
+      tokens: of the prompt.
+      visual_index: which visual vector stands for a token, or -1.
+      visual: the vectors; requests of one engine have as many.
+      most: tokens that the answer may have, its end among them.
+    """
+
+    key: Hashable
+    serial: int
+    tokens: Int32[np.ndarray, "T"]
+    visual_index: Int32[np.ndarray, "T"]
+    visual: Float[np.ndarray, "M D"]
+    most: int
+
+
+class Answer(NamedTuple):
+    """What was generated.
+
+    Attributes:
+      key: of the request.
+      tokens: without the one that ends them.
+      ended: whether the text came to its end, rather than to its limit.
+    """
+
+    key: Hashable
+    tokens: Int32[np.ndarray, "G"]
+    ended: bool
+
+
+class Engine:
+    """Continues texts, many at a time."""
+
+    def __init__(self, program: Program, weights: DecoderWeights, rows: int):
+        """Allocates when the first text comes.
+
+        Args:
+          program: what is compiled; shapes are when they are first seen.
+          weights: whole on every device.
+          rows: texts under way on each device.
+        """
+        self._program, self._weights, self._rows = program, weights, rows
+        self._prompts = min(_PROMPTS, rows)
+        self._state: Slots | None = None
+        self._split = NamedSharding(program.mesh, PartitionSpec(BATCH_AXES))
+        # Of every row of every device, the request whose text stands there.
+        self._taken: dict[tuple[int, int], Request] = {}
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Answer]:
+        """Answers requests, in the order in which they come to their end."""
+        waiting, more = iter(requests), True
+        while True:
+            while more and (free := self._free()):
+                entering = list(itertools.islice(waiting, len(free)))
+                more = len(entering) == len(free)
+                if entering:
+                    self._admit(entering, free)
+                # Those that end with their first token leave at once.
+                yield from self._ended()
+            if not self._taken:
+                return
+            # A row that is free waits for others, to be filled together, but not for long; with
+            # nobody waiting none need be looked at before all have ended.
+            ended = self._prompts if more else self._rows
+            self._state = self._program.go_on(self._weights, self._state, _STEPS, ended)
+            yield from self._ended()
+
+    def stream(self, request: Request) -> Iterator[Int32[np.ndarray, "G"]]:
+        """The answer to one request as far as it is known, token after token."""
+        self._admit([request], self._free())
+        while True:
+            (place,) = self._taken
+            row = place[0] * self._rows + place[1]
+            tokens, lengths, live = jax.device_get(
+                (self._state.tokens[row], self._state.lengths[row], self._state.live[row])
+            )
+            known = tokens[len(request.tokens) : lengths]
+            yield known[:-1] if known[-1] == self._program.end_id else known
+            if not live:
+                del self._taken[place]
+                return
+            self._state = self._program.go_on(self._weights, self._state, 1, 1)
+
+    def _free(self) -> list[tuple[int, int]]:
+        """Free rows, as device and row, of each device as many as are filled at a time."""
+        found = [
+            [place for row in range(self._rows) if (place := (device, row)) not in self._taken]
+            for device in range(self._program.mesh.size)
+        ]
+        # One device after the other, so that a few requests are spread.
+        turns = itertools.zip_longest(*(places[: self._prompts] for places in found))
+        return [place for turn in turns for place in turn if place is not None]
+
+    def _admit(self, requests: list[Request], free: list[tuple[int, int]]) -> None:
+        """Puts requests into free rows, the first ones first."""
+        devices = self._program.mesh.size
+        longest = max(len(request.tokens) for request in requests)
+        need = max(len(request.tokens) + request.most for request in requests)
+        self._make_room(max(need, bucket(longest) + 1), requests[0].visual.dtype)
+        length, shape = bucket(longest), (devices, self._prompts)
+        prompts = Prompts(
+            np.zeros((*shape, length), np.int32),
+            np.zeros(shape, np.int32),
+            np.full((*shape, length), -1, np.int32),
+            np.zeros((*shape, *requests[0].visual.shape), requests[0].visual.dtype),
+            np.full(shape, self._rows, np.int32),
+            np.zeros(shape, np.int32),
+            np.zeros(shape, np.int32),
+        )
+        filled = collections.Counter()
+        for request, (device, row) in zip(requests, free, strict=False):
+            at, size = (device, filled[device]), len(request.tokens)
+            filled[device] += 1
+            self._taken[device, row] = request
+            prompts.tokens[at][:size] = request.tokens
+            prompts.visual_index[at][:size] = request.visual_index
+            prompts.visual[at] = request.visual
+            prompts.lengths[at], prompts.rows[at] = size, row
+            prompts.limits[at], prompts.serials[at] = size + request.most, request.serial
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), prompts)
+        self._state = self._program.admit(
+            self._weights, self._state, jax.device_put(flat, self._split)
+        )
+
+    def _make_room(self, need: int, dtype) -> None:
+        slots = 2 ** int(np.ceil(np.log2(max(need, _SMALLEST))))
+        if self._state is None:
+            self._state = self._program.empty(self._rows, slots, self._weights.embedding.dtype)
+        elif slots > self._state.tokens.shape[1]:
+            self._state = self._program.grow(self._state, slots)
+
+    def _ended(self) -> Iterator[Answer]:
+        """The texts that have come to their end; their rows are free."""
+        live, lengths = jax.device_get((self._state.live, self._state.lengths))
+        over = [place for place in self._taken if not live[place[0] * self._rows + place[1]]]
+        if not over:
+            return
+        tokens = jax.device_get(self._state.tokens)
+        for place in over:
+            row, request = place[0] * self._rows + place[1], self._taken.pop(place)
+            made = tokens[row, len(request.tokens) : lengths[row]]
+            ended = bool(made[-1] == self._program.end_id)
+            yield Answer(request.key, made[:-1] if ended else made, ended)
+
+
+def bucket(length: int) -> int:
+    """The length to which prompts are padded: few are compiled, and a third at most is padding."""
+    size = _SMALLEST
+    while size < length:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4
+    return size

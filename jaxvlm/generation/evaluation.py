@@ -1,0 +1,238 @@
+"""A split answered and scored: questions in, `predictions*.jsonl`, `summary.json`, page out.
+
+Several processes share the image sets among them. Each writes files of its own, and needs nothing
+of the others but the folder; the first one waits for their lines and joins them.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jaxvlm.console import progress, say
+from jaxvlm.data.record import Record, scene_of
+from jaxvlm.data.sequence import set_key
+from jaxvlm.errors import UserError
+from jaxvlm.files import draft_of, write_text
+from jaxvlm.generation.answer import Asked, Group, answers
+from jaxvlm.generation.controls import other_scenes
+from jaxvlm.generation.journal import Journal, in_order, places
+from jaxvlm.generation.restore import Answerer
+from jaxvlm.metrics.files import write_scored
+from jaxvlm.metrics.guess import QuestionOnlyGuess
+from jaxvlm.metrics.lines import read_lines
+from jaxvlm.metrics.report import page
+from jaxvlm.metrics.scoring import score, summarize
+from jaxvlm.metrics.summary import line_of, with_controls
+from jaxvlm.shares import Share
+
+REPORT, SUMMARY = "report.html", "summary.json"
+_OWN = ""
+_POLL_SECONDS = 2.0
+_TOGETHER = 512
+
+
+def predictions_name(way: str) -> str:
+    """The file of the answers to questions asked in a way: as they are (""), or a control's."""
+    return f"predictions.{way}.jsonl" if way else "predictions.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated.
+
+    Attributes:
+      records: all of them, parsed when they are asked for.
+      controls: whether the questions are also asked without picture and with others'.
+      seed: of the scenes' exchange.
+      output: the folder.
+      share: this process's, of the image sets.
+      identity: what the answers depend on, as a text; a folder's lines of another one are dropped.
+    """
+
+    records: Sequence[Record]
+    controls: bool
+    seed: int
+    output: Path
+    share: Share
+    identity: str
+
+    @functools.cached_property
+    def _parts(self) -> Path:
+        # Another evaluation's are another folder: no process need wait until they are gone.
+        digest = hashlib.sha256(self.identity.encode()).hexdigest()
+        return self.output / f"parts-{digest[:12]}"
+
+    def paths(self, way: str) -> list[Path]:
+        """The files of all processes, of any number, that ever answered in this way."""
+        name = predictions_name(way)
+        others = sorted(self._parts.glob(f"*/{name}")) if self._parts.is_dir() else []
+        return [self.output / name, *others]
+
+    def own_path(self, way: str) -> Path:
+        """This process's file."""
+        name = predictions_name(way)
+        first = self.share.index == 0
+        return self.output / name if first else self._parts / str(self.share.index) / name
+
+    @functools.cached_property
+    def _shown(self) -> dict[str, list[int] | None]:
+        """By way of asking, for each question the record whose images are shown."""
+        own = list(range(len(self.records)))
+        if not self.controls:
+            return {_OWN: own}
+        other = other_scenes([scene_of(record) for record in self._all()], self.seed)
+        found: dict[str, list[int] | None] = {_OWN: own, "no_image": None}
+        return found | ({"other_images": other} if other else {})
+
+    @property
+    def ways(self) -> list[str]:
+        """How the questions are asked."""
+        return list(self._shown)
+
+    def _all(self) -> Iterator[Record]:
+        return (self.records[index] for index in range(len(self.records)))
+
+    def begin(self) -> None:
+        """Keeps the lines of a run that broke off, and drops those of another one.
+
+        Raises:
+          UserError: the folder cannot be written, or a record has no reference.
+        """
+        for record in self._all():
+            if not record.answers:
+                raise UserError(f"{record.origin}: no answer to score against")
+        known = self.output / "identity"
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+            if self.share.index:
+                return
+            (self.output / SUMMARY).unlink(missing_ok=True)
+            if not (known.exists() and known.read_text(encoding="utf-8") == self.identity):
+                for path in self.output.glob("predictions*.jsonl"):
+                    path.unlink()
+                for folder in set(self.output.glob("parts-*")) - {self._parts}:
+                    shutil.rmtree(folder, ignore_errors=True)
+                write_text(known, self.identity)
+        except OSError as error:
+            raise UserError(f"--output {self.output} cannot be written: {error.strerror}") from None
+
+    def answer(self, answerer: Answerer) -> None:
+        """Answers what this process has to and nobody has yet, and writes it as it comes."""
+        done = {
+            way: {i for path in self.paths(way) for i, _, _ in places(path)} for way in self.ways
+        }
+        groups = self._groups(done)
+        total = sum(len(asked) for _, asked in groups)
+        known = sum(map(len, done.values()))
+        say(
+            f"answering {total:,} questions with {answerer.checkpoint}"
+            + (f"; {known:,} answers stand" if known else "")
+        )
+        journals = {way: Journal(self.own_path(way)) for way in self.ways}
+        try:
+            with progress("answering", total) as advance:
+                for found in answers(answerer, self._asked(groups)):
+                    way, index = found.key
+                    if found.text is None:
+                        say(f"warning: left out: {found.lost}", warns=True)
+                        journals[way].write({"index": index, "lost": found.lost})
+                    else:
+                        journals[way].write(line_of(index, self.records[index], found.text))
+                    advance()
+        finally:
+            for journal in journals.values():
+                journal.__exit__()
+
+    def _groups(self, done: dict[str, set[int]]) -> list[tuple[int | None, list[tuple[str, int]]]]:
+        """By image set the questions about it, as numbers; those without picture together."""
+        keys, by_set = [set_key(record) for record in self._all()], {}
+        first: dict[bytes, int] = {}
+        for index, key in enumerate(keys):
+            first.setdefault(key, index)
+        for way, shown in self._shown.items():
+            for index in range(len(keys)):
+                key = keys[shown[index]] if shown else None
+                by_set.setdefault(key, []).append((way, index))
+        mine = list(by_set.items())
+        found = []
+        for number, (key, asked) in enumerate(mine):
+            if key is None:
+                asked = self.share.of(asked)
+            elif not self.share.owns(number):
+                continue
+            left = [(way, index) for way, index in asked if index not in done[way]]
+            shown = None if key is None else first[key]
+            # Of some hundreds each, for they are read together.
+            starts = range(0, len(left), _TOGETHER)
+            found += [(shown, left[start : start + _TOGETHER]) for start in starts]
+        return found
+
+    def _asked(self, groups) -> Iterator[Group]:
+        for shown, asked in groups:
+            yield Group(
+                None if shown is None else self.records[shown],
+                [Asked((way, index), index, self.records[index]) for way, index in asked],
+            )
+
+    def wait(self, seconds: float) -> None:
+        """Waits until all processes' lines are there, as long as some come.
+
+        Raises:
+          UserError: none came for so long.
+        """
+        if self.share.whole:
+            return
+        before, since = -1, time.monotonic()
+        while True:
+            there = sum(
+                len({index for path in self.paths(way) for index, _, _ in places(path)})
+                for way in self.ways
+            )
+            missing = len(self.ways) * len(self.records) - there
+            if not missing:
+                return
+            if there != before:
+                before, since = there, time.monotonic()
+                say(f"waiting for {missing:,} answers of the other processes")
+            if time.monotonic() - since > seconds:
+                raise UserError(
+                    f"{missing:,} answers of the other processes are missing in {self.output}, and "
+                    f"none came for {seconds:.0f} seconds; start them again, or all in one process"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def finish(
+        self, title: str, tokenizer: str, guess: QuestionOnlyGuess | None, identity: dict
+    ) -> dict:
+        """Puts all lines in order, scores them, and writes summary and page; returns the summary.
+
+        Raises:
+          UserError: there is nothing to score.
+        """
+        summaries, lost = {}, set()
+        for way in self.ways:
+            path = self.output / predictions_name(way)
+            draft = draft_of(path)
+            with draft.open("w", encoding="utf-8") as file:
+                for line in in_order(self.paths(way)):
+                    if "lost" in line:
+                        lost.add(line["index"])
+                    else:
+                        file.write(json.dumps(line) + "\n")
+            scores = score(read_lines(draft), tokenizer)
+            write_scored(draft, scores, path)
+            draft.unlink()
+            summaries[way] = summarize(scores)
+        shutil.rmtree(self._parts, ignore_errors=True)
+        lines = functools.partial(read_lines, self.output / predictions_name(_OWN))
+        own = summaries.pop(_OWN)
+        summary = {**with_controls(own, summaries, guess, lines()), "lost": len(lost), **identity}
+        write_text(self.output / REPORT, page(title, summary, lines))
+        # Last: where it stands, everything stands.
+        write_text(self.output / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        return summary

@@ -1,0 +1,163 @@
+"""Answers of a trained run, beside the same model run without a cache."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from jaxvlm.data.record import scene_of
+from jaxvlm.data.sequence import prompt
+from jaxvlm.data.sources import load_sources
+from jaxvlm.errors import UserError
+from jaxvlm.generation import restore
+from jaxvlm.generation.answer import Asked, Group, answer_records, answers, prompts, stream
+from jaxvlm.generation.controls import other_scenes
+from jaxvlm.generation.engine import Engine
+from jaxvlm.generation.restore import imported_answerer, restore_answerer
+from jaxvlm.models.tree import load
+from jaxvlm.models.vlm import abstract_vlm, vlm_config
+from jaxvlm.paths import unflatten
+from jaxvlm.training.mesh import make_mesh
+from jaxvlm.training.run import find_checkpoint, run_config, run_parameters
+
+
+@pytest.fixture(scope="module")
+def answerer(finished_run):
+    folder = find_checkpoint(finished_run)
+    return restore_answerer(folder, run_config(folder, []))
+
+
+@pytest.fixture(scope="module")
+def asked(records):
+    """Twelve questions about six sets: with and without geometry, situation, second view."""
+    return load_sources([{"path": str(records)}], (".",), "error")[0].records
+
+
+@pytest.fixture(scope="module")
+def colours_asked(answerer):
+    path = answerer.config.data.train[0]["path"]
+    return list(load_sources([{"path": path}], (".",), "error")[0].records)
+
+
+def uncached(answerer, record) -> list[int]:
+    """A greedy answer by running the model as in training, anew for every token."""
+    model_config, config = vlm_config(answerer.config.model), answerer.config
+    params = run_parameters(answerer.checkpoint, config, make_mesh(-1, -1))
+    model = load(abstract_vlm(model_config), unflatten(params))
+    sets = answerer.reader.empty(1)
+    answerer.reader.read(sets, 0, record, range(len(record.images)))
+    visual = model.encode(sets["images"], sets["view_counts"], sets["geometry"])
+    geometry = answerer.reader.has_geometry(record)
+    (sample,) = prompts(answerer, [record])
+    shown = answerer.layout.index(len(record.images), geometry)
+    tokens, index = prompt(sample, shown, answerer.tokenizer.placeholder_id)
+    made = []
+    while len(made) < config.evaluation.max_new_tokens:
+        places = jnp.arange(len(tokens))[None]
+        x = model.embed(tokens[None], index[None], visual)
+        logits = model.language.logits(model.language(x, places, jnp.ones_like(places)))
+        made.append(int(logits[0, -1, : answerer.tokenizer.placeholder_id].argmax()))
+        if made[-1] == answerer.tokenizer.end_id:
+            return made[:-1]
+        tokens, index = np.append(tokens, made[-1]), np.append(index, -1)
+    return made
+
+
+def test_answers_are_those_of_the_training_pass(answerer, asked):
+    """Ragged prompts; two views' geometry tokens, one view's, or none."""
+    texts = answer_records(answerer, asked)
+    assert len(set(texts)) > 2
+    for record, text in list(zip(asked, texts, strict=True))[::3]:
+        assert answerer.tokenizer.decode(uncached(answerer, record)) == text
+
+
+def test_reserved_ids_never_come_out(answerer, asked):
+    """Whatever the hidden state, one of the two scores lies far above everything else."""
+    reserved = answerer.tokenizer.placeholder_id
+    engine = answerer.engine
+    table = np.asarray(engine._weights.embedding).copy()
+    table[reserved], table[reserved + 1 :] = 50.0, -50.0
+    weights = engine._weights._replace(embedding=jnp.asarray(table))
+    other = dataclasses.replace(answerer, engine=Engine(engine._program, weights, 4))
+    samples = prompts(other, asked)
+    groups = [Group(asked[0], [Asked(i, i, record) for i, record in enumerate(asked)])]
+    assert len(list(answers(other, groups))) == len(samples)
+    tokens = np.asarray(other.engine._state.tokens)
+    rows = np.asarray(other.engine._state.lengths)
+    assert all(tokens[row, rows[row] - 1] < reserved for row in range(len(rows)))
+
+
+def test_what_was_learnt_is_answered(answerer, colours_asked):
+    assert answer_records(answerer, colours_asked) == list(tiny.COLOURS)
+    *before, last = stream(answerer, colours_asked[1])
+    assert last == list(tiny.COLOURS)[1] and all(last.startswith(part) for part in before)
+
+
+def test_other_images_give_other_answers(answerer, colours_asked):
+    order = other_scenes([scene_of(record) for record in colours_asked], 0)
+    shown = [colours_asked[place] for place in order]
+    # The same question of every scene: the answer is the colour of what is shown.
+    assert answer_records(answerer, colours_asked, shown) == [record.answer for record in shown]
+
+
+def test_without_an_image_all_are_answered_alike(answerer, colours_asked):
+    group = Group(None, [Asked(i, i, record) for i, record in enumerate(colours_asked)])
+    texts = [each.text for each in answers(answerer, [group])]
+    assert len(texts) == len(colours_asked) and len(set(texts)) == 1
+
+
+def test_the_batch_size_does_not_change_the_answers(answerer, asked):
+    together = answer_records(answerer, asked)
+    for sets, questions in ((1, 1), (2, 5), (6, 12)):
+        config = answerer.config.copy_and_resolve_references()
+        config.evaluation.batch_sets = sets
+        engine = Engine(answerer.engine._program, answerer.engine._weights, questions)
+        other = dataclasses.replace(answerer, config=config, engine=engine)
+        assert answer_records(other, asked) == together
+
+
+def test_images_that_vanish_stop_it_or_leave_their_questions_out(answerer, colours_asked):
+    gone = dataclasses.replace(colours_asked[2], images=("gone.png",))
+    groups = [
+        Group(record, [Asked(i, i, record)])
+        for i, record in enumerate([*colours_asked[:2], gone, *colours_asked[3:]])
+    ]
+    with pytest.raises(UserError, match=r"gone\.png"):
+        list(answers(answerer, groups))
+    config = answerer.config.copy_and_resolve_references()
+    config.data.on_bad_record = "skip"
+    found = {
+        each.key: each for each in answers(dataclasses.replace(answerer, config=config), groups)
+    }
+    assert sorted(found) == list(range(len(groups)))
+    assert found[2].text is None and "gone.png" in found[2].lost
+    assert found[3].text == list(tiny.COLOURS)[3]
+
+
+def test_a_workdir_means_its_newest_complete_update(finished_run, tmp_path):
+    newest = finished_run / "checkpoints" / "80"
+    assert find_checkpoint(finished_run) == newest
+    assert find_checkpoint(newest) == newest
+    (tmp_path / "checkpoints" / "7" / "params").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "9").mkdir()
+    (tmp_path / "checkpoints" / "12.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    assert find_checkpoint(tmp_path) == tmp_path / "checkpoints" / "7"
+
+
+def test_an_older_update_can_be_asked_for(finished_run):
+    folder = finished_run / "checkpoints" / "40"
+    assert restore_answerer(folder, run_config(folder, [])).checkpoint == folder
+
+
+def test_imported_weights_answer_when_all_are_named(answerer, monkeypatch, asked):
+    config = answerer.config.copy_and_resolve_references()
+    with pytest.raises(UserError, match=r"model\.\w+\.weights is None; name them"):
+        imported_answerer(config)
+    for part in ("vision", "projector", "geometry", "language"):
+        config.model[part].weights = "imported"
+    made = run_parameters(answerer.checkpoint, answerer.config, make_mesh(-1, -1))
+    monkeypatch.setattr(restore, "check_weights", lambda model, parts: None)
+    monkeypatch.setattr(restore, "all_parameters", lambda *_: dict(made))
+    assert answer_records(imported_answerer(config), asked) == answer_records(answerer, asked)

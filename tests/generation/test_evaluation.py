@@ -1,0 +1,145 @@
+"""An evaluation that breaks off and goes on, in one process and in several."""
+
+import json
+import threading
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from jaxvlm import evaluate
+from jaxvlm.errors import UserError
+from jaxvlm.generation import evaluation
+from jaxvlm.generation.evaluation import Evaluation
+from jaxvlm.generation.journal import Journal, in_order, places
+
+FILES = ("predictions.jsonl", "predictions.no_image.jsonl", "predictions.other_images.jsonl")
+
+
+def command(run, output, *more):
+    flags = ["--checkpoint", run, "--split", "val", "--output", output, *more]
+    parsed = evaluate.parser().parse_args([str(flag) for flag in flags])
+    parsed.overrides = []
+    return parsed
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(finished_run, tmp_path_factory):
+    """The folder of an evaluation that nothing happened to."""
+    output = tmp_path_factory.mktemp("whole")
+    evaluate.main(command(finished_run, output))
+    return output
+
+
+class Killed(BaseException):
+    """In place of SIGKILL, which leaves no time for anything."""
+
+
+@pytest.mark.parametrize("after", [0, 1, 7, 17])
+def test_a_killed_evaluation_goes_on(finished_run, whole, tmp_path, monkeypatch, after):
+    """No line is lost or doubled, and the result is that of one that nothing happened to."""
+    written = []
+
+    def deadly(journal, line):
+        if len(written) == after:
+            # What a process leaves that is killed while it writes.
+            journal._file.write(b'{"index": 3, "predic')
+            journal._file.flush()
+            raise Killed
+        written.append(line)
+        Journal.write(journal, line)
+
+    class Dying(Journal):
+        write = deadly
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "Journal", Dying)
+        with pytest.raises(Killed):
+            evaluate.main(command(finished_run, tmp_path))
+    assert not (tmp_path / "summary.json").exists()
+    asked = []
+
+    def counted(answerer, groups):
+        for group in groups:
+            asked.extend(each.key for each in group.asked)
+            yield from answers(answerer, [group])
+
+    answers = evaluation.answers
+    monkeypatch.setattr(evaluation, "answers", counted)
+    evaluate.main(command(finished_run, tmp_path))
+    assert len(asked) == 18 - after
+    for name in FILES:
+        assert (tmp_path / name).read_text() == (whole / name).read_text()
+    summaries = [json.loads((f / "summary.json").read_text()) for f in (tmp_path, whole)]
+    assert summaries[0] == summaries[1]
+
+
+def test_every_process_counts(finished_run, whole, tmp_path, capsys):
+    """Three processes, the first of which waits for the others' lines."""
+    flags = [command(finished_run, tmp_path, "--shard", f"{i}/3", "--join_seconds", "60")
+             for i in range(3)]  # fmt: skip
+    first = threading.Thread(target=evaluate.main, args=(flags[0],))
+    first.start()
+    for other in flags[1:]:
+        evaluate.main(other)
+    first.join()
+    for name in FILES:
+        assert (tmp_path / name).read_text() == (whole / name).read_text()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["count"] == 6 and summary["controls"]["no_image"] is not None
+    assert not list(tmp_path.glob("parts-*"))
+
+
+def test_lines_of_a_process_that_is_gone_count_for_another_number(finished_run, whole, tmp_path):
+    evaluate.main(command(finished_run, tmp_path, "--shard", "1/2"))
+    (part,) = tmp_path.glob("parts-*/1/predictions.jsonl")
+    stood = {line["index"] for line in lines(part)}
+    assert 0 < len(stood) < 6
+    evaluate.main(command(finished_run, tmp_path))
+    assert (tmp_path / FILES[0]).read_text() == (whole / FILES[0]).read_text()
+
+
+def test_a_process_that_never_comes_is_told(finished_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "_POLL_SECONDS", 0.05)
+    with pytest.raises(UserError, match=r"\d+ answers of the other processes are missing"):
+        evaluate.main(command(finished_run, tmp_path, "--shard", "0/2", "--join_seconds", "1"))
+
+
+def test_lines_of_another_checkpoint_are_dropped(finished_run, tmp_path):
+    evaluate.main(command(finished_run / "checkpoints" / "40", tmp_path, "--shard", "1/2"))
+    (tmp_path / "predictions.jsonl").write_text('{"index": 0, "prediction": "of another one"}\n')
+    evaluate.main(command(finished_run, tmp_path))
+    assert "of another one" not in (tmp_path / "predictions.jsonl").read_text()
+    assert [line["index"] for line in lines(tmp_path / "predictions.jsonl")] == list(range(6))
+
+
+def test_a_record_without_a_reference_is_named(tmp_path):
+    record = type("R", (), {"answers": (), "origin": "test.jsonl:3"})()
+    made = Evaluation([record], False, 0, tmp_path / "out", evaluate.Share(), "")
+    with pytest.raises(UserError, match=r"test\.jsonl:3: no answer to score against"):
+        made.begin()
+
+
+@given(st.lists(st.integers(0, 30), unique=True), st.integers(0, 60), st.integers(1, 3))
+def test_journals_keep_whole_lines_in_order(tmp_path_factory, indices, cut, count):
+    folder = tmp_path_factory.mktemp("journal")
+    paths = [folder / f"{number}.jsonl" for number in range(count)]
+    for number, path in enumerate(paths):
+        with Journal(path) as journal:
+            for index in indices[number::count]:
+                journal.write({"index": index, "text": "ä" * index})
+    assert [line["index"] for line in in_order(paths)] == sorted(indices)
+    # Cut anywhere, the lines before stay, and what is written again follows them.
+    data = paths[0].read_bytes()
+    paths[0].write_bytes(data[: max(len(data) - cut, 0)])
+    kept = [index for index, _, _ in places(paths[0])]
+    assert kept == indices[0::count][: len(kept)]
+    with Journal(paths[0]) as journal:
+        assert journal.done == set(kept)
+        for index in set(indices[0::count]) - journal.done:
+            journal.write({"index": index})
+    assert [line["index"] for line in in_order(paths)] == sorted(indices)
