@@ -17,4 +17,4 @@ class Requeue(Exception):
 
 def first_line(error: BaseException | str) -> str:
     """What fits into a message of another's error."""
-    return (str(error).splitlines() or [""])[0][:300]
+    return (str(error).splitlines() or [""])[0][:1000]

@@ -31,7 +31,12 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError(f"--every {flags.every}: expected a number of seconds above 0")
     # Where the output cannot show braille, the numbers still can be read.
     sys.stdout.reconfigure(errors="replace")
-    files, out = RunFiles(flags.logdir), console()
+    out = console()
+    if flags.watch and not flags.logdir.exists():
+        out.print(f"waiting for {flags.logdir}")
+        while not flags.logdir.exists():
+            time.sleep(flags.every)
+    files = RunFiles(flags.logdir)
     if flags.watch:
         # Ctrl-C is how one stops looking.
         with contextlib.suppress(KeyboardInterrupt):

@@ -27,7 +27,7 @@ while [ $# -gt 0 ]; do
     --safe) safe=1 ;;
     debug | full) mode=$1 ;;
     -h | --help)
-      echo "$words"
+      sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
       exit ;;
     -*) break ;;
     [0-9]*) gpus=$1 ;;

@@ -22,7 +22,7 @@ FLOORS = {
     "metrics": {"data"},
     "models": set(),
     "training": {"models", "data", "rooms", *BASE},
-    "generation": {"training", "models", "data", *BASE},
+    "generation": {"training", "models", "metrics", "data", *BASE},
     "planning": {"training", "models", "data", *BASE},
     "monitoring": set(),
 }

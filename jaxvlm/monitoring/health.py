@@ -15,6 +15,8 @@ from jaxvlm.monitoring.reading import Line, Run, Status
 WINDOW = 500
 # Silence that no healthy run keeps: so many seconds, and so many times its usual one.
 _SILENT_SECONDS, _SILENT_TIMES = 120, 10
+# A start that takes longer hangs.
+_STARTING_SECONDS = 3600
 # Updates that take so many times as long as before.
 _SLOWER = 1.3
 # Lines among which no update should have been skipped.
@@ -54,8 +56,9 @@ def health(run: Run, now: float) -> Health:
     if status.state == "failed":
         return Health(State.FAILED, status.reason or "without a reason")
     if status.state == "stopped":
-        why = f"{status.reason}; " if status.reason else ""
-        return Health(State.STOPPED, f"{why}the same command goes on")
+        goes_on = "the same command goes on"
+        why = status.reason if goes_on in status.reason else f"{status.reason}; {goes_on}"
+        return Health(State.STOPPED, why.removeprefix("; "))
     # A run that says how it stands is believed: behind its last update it saves.
     told = status.state is not None
     if status.state == "finished" or (not told and run.last is not None and done >= run.last):
@@ -65,7 +68,8 @@ def health(run: Run, now: float) -> Health:
             State.CRASHED, f"process {status.pid} is gone without a word; the same command goes on"
         )
     if status.state == "running" and (not run.lines or _written(run) < (status.started or 0)):
-        return Health(State.STARTING, _starting(run, now))
+        long = now - (status.started or now) > _STARTING_SECONDS
+        return Health(State.STALLED if long else State.STARTING, _starting(run, now))
     if not run.lines:
         return Health(State.WAITING, "no metrics yet: no run has logged here")
     return _of_lines(run, now)

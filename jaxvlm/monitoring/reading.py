@@ -185,8 +185,7 @@ class RunFiles:
         folder = given.absolute().parent if inside else given
         if not folder.is_dir():
             raise UserError(
-                f"--logdir {given}: there is no such folder; give the --workdir of a run, such as "
-                "runs/stage1"
+                f"--logdir {given} is no folder; give the --workdir of a run, such as runs/stage1"
             )
         self.folder = folder
         self._metrics = MetricLines(folder / METRICS)

@@ -114,6 +114,8 @@ def _curves(lines: Sequence[Line]) -> list[_Curve]:
         ys = np.fromiter((line.values[name] for line in having), float, len(having))
         last = having[-1].values
         more = f", {beside[1]} {last[beside[0]]:.3f}" if beside[0] in last else ""
+        if name == "loss" and having[-1] is not lines[-1]:
+            more += f" at update {having[-1].step:,}, none since"
         found.append(_Curve(f"{title} {last[name]:.4f}{more}", xs, ys))
     return found
 

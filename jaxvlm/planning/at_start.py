@@ -60,9 +60,11 @@ def _chosen_rows(config) -> int:
             f"{device.kind}; {_advice(config)}"
         )
     found = best[1]
+    rows = found.rows_per_device * found.accumulation * found.devices
     say(
         f"train.rows_per_device=auto: {found.rows_per_device} row(s) x {found.accumulation} "
-        f"micro-batches, planned to take {gib(found.peak)} of {gib(device.memory)} "
+        f"micro-batches, {rows} rows an update, "
+        f"planned to take {gib(found.peak)} of {gib(device.memory)} "
         f"(compiled for {target or 'cpu'})"
     )
     return found.rows_per_device

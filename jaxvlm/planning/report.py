@@ -3,10 +3,10 @@
 import dataclasses
 import json
 
-from jaxvlm.console import print_table, progress, say
+from jaxvlm.console import duration, print_table, progress, say
 from jaxvlm.planning.choice import recommend, smaller, with_setting
 from jaxvlm.planning.compiled import StepBytes, cuda_compiles, in_a_child
-from jaxvlm.planning.estimate import UTILISATION_SOURCE, Estimate, estimate, fits
+from jaxvlm.planning.estimate import USABLE, UTILISATION_SOURCE, Estimate, estimate, fits
 from jaxvlm.training.hardware import Accelerator, gib
 from jaxvlm.training.mesh import mesh_sizes
 
@@ -27,6 +27,7 @@ class Plan:
       recommended: for the first number, with its flags; None if nothing fits, or nobody asked.
       flags: of the recommended setting.
       smaller: what would take less still, where nothing fits.
+      updates: of the whole run.
     """
 
     device: Accelerator
@@ -37,6 +38,7 @@ class Plan:
     recommended: Estimate | None
     flags: str
     smaller: list[str]
+    updates: int
 
 
 def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) -> Plan:
@@ -92,7 +94,11 @@ def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) 
             "optimizer.offload": setting.optimizer.offload,
         }
         flags = " ".join(f"--config.{name}={value}" for name, value in wanted.items())
-    return Plan(device, target or "cpu", asked, others, recommends, best and best[1], flags, less)
+    recommended = best and best[1]
+    updates = config.train.max_steps
+    return Plan(
+        device, target or "cpu", asked, others, recommends, recommended, flags, less, updates
+    )
 
 
 def _mesh(config, count: int) -> tuple[int, int]:
@@ -103,6 +109,7 @@ def show(plan: Plan) -> None:
     """Prints a plan as tables."""
     device, first = plan.device, plan.asked[0]
     here = "compiled" if plan.target != "cpu" else "compiled for CPU: an upper bound"
+    whole = plan.updates * first.seconds
     rows = [
         ("parameters that learn, float32", _gib(first.state.parameters), "from shapes"),
         ("frozen parameters", _gib(first.state.frozen), "from shapes"),
@@ -112,11 +119,16 @@ def show(plan: Plan) -> None:
         ("activations and work space", _gib(first.temporary), here),
         (f"peak, of {_gib(device.memory)}", _gib(first.peak), _verdict(first, plan)),
         ("host memory a machine", _gib(first.host), "formula"),
-        ("operations an update", f"{first.computed_flops / 1e12:,.0f} TFLOP", "formula"),
-        ("received a micro-batch", f"{sum(first.traffic) / 1e9:,.1f} GB", "formula"),
-        ("a micro-batch's computation", f"{first.compute_seconds:.2f} s", "formula"),
-        ("a micro-batch's communication", f"{first.traffic_seconds:.2f} s", "formula"),
-        ("an update", f"{first.seconds:.2f} s", "formula"),
+        ("operations an update", f"{first.computed_flops / 1e12:,.3g} TFLOP", "formula"),
+        ("received a micro-batch", f"{sum(first.traffic) / 1e9:,.3g} GB", "formula"),
+        ("a micro-batch's computation", f"{first.compute_seconds:.3g} s", "formula"),
+        ("a micro-batch's communication", f"{first.traffic_seconds:.3g} s", "formula"),
+        ("an update", f"{first.seconds:.3g} s", "formula"),
+        (
+            f"all {plan.updates:,} updates",
+            f"{duration(whole)}, {whole * first.devices / 3600:,.3g} device hours",
+            "formula",
+        ),
     ]
     print_table(f"A device of {first.devices} {device.name}: {_setting(first)}",
                 ("what", "how much", "known by"), rows)  # fmt: skip
@@ -127,20 +139,29 @@ def show(plan: Plan) -> None:
             f"{found.data} x {found.fsdp}",
             _gib(found.peak),
             _verdict(found, plan),
-            f"{sum(found.traffic) / 1e9:,.1f} GB",
+            f"{sum(found.traffic) / 1e9:,.3g} GB",
             f"{found.traffic_seconds / found.compute_seconds:.0%}",
-            f"{found.seconds:.2f} s",
+            f"{found.seconds:.3g} s",
             f"{found.mfu:.0%}",
         )
         for found in scaled
     ]
-    columns = ("devices", "data x fsdp", "peak", "", "received", "of computation", "update", "MFU")
+    columns = (
+        "devices",
+        "data x fsdp",
+        "peak",
+        "",
+        "received",
+        "communicating / computing",
+        "update",
+        "MFU",
+    )
     print_table("Other numbers of devices, the same micro-batch each", columns, rows)
     say(f"time: {UTILISATION_SOURCE}; {device.source}")
     if plan.recommended:
         say(
             f"recommended on {plan.recommended.devices}: {_setting(plan.recommended)}, peak "
-            f"{_gib(plan.recommended.peak)}, {plan.recommended.seconds:.2f} s an update:\n"
+            f"{_gib(plan.recommended.peak)}, {plan.recommended.seconds:.3g} s an update:\n"
             f"  {plan.flags}"
         )
     elif plan.sought:
@@ -164,7 +185,7 @@ def as_json(plan: Plan) -> str:
 
 def _setting(found: Estimate) -> str:
     return (
-        f"mesh {found.data} x {found.fsdp}, {found.rows_per_device} row(s) x "
+        f"mesh data {found.data} x fsdp {found.fsdp}, {found.rows_per_device} row(s) x "
         f"{found.accumulation} micro-batches, remat {found.remat}"
     )
 
@@ -172,7 +193,10 @@ def _setting(found: Estimate) -> str:
 def _verdict(found: Estimate, plan: Plan) -> str:
     if fits(found, plan.device):
         return "fits"
-    return "does not fit" if plan.target != "cpu" else "may not fit"
+    # The work space of a CPU is an upper bound, the rest is exact.
+    known = found.peak - found.temporary
+    surely = plan.target != "cpu" or known > USABLE * plan.device.memory
+    return "does not fit" if surely else "may not fit"
 
 
 def _gib(count: float) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 import threading
 import time
 
@@ -13,7 +14,9 @@ from jax._src.distributed import global_state
 from jaxvlm.errors import UserError, first_line
 from jaxvlm.training.leaving import leave
 
-_KEY = "jaxvlm/failure"
+_KEY, _ALIVE = "jaxvlm/failure", "jaxvlm/alive/"
+# Of those after which JAX ends all (processes.py), most.
+_SILENT_SECONDS = 24
 _SECONDS_APART = 1.0
 # How long the coordinator stays: the others, who ask it every second, are killed when it leaves.
 _LINGER_SECONDS = 5.0
@@ -29,6 +32,10 @@ class Failures:
     def __init__(self, index: int):
         """Begins to look, for process `index`, in a thread of its own."""
         self._index, self._client = index, global_state.client
+        # What each process has said last, and since when; those that were named.
+        self._heard: dict[str, tuple[str | None, float]] = {}
+        self._told: set[str] = set()
+        self._listened = 0.0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._look, name="failures", daemon=True)
         self._thread.start()
@@ -53,6 +60,12 @@ class Failures:
         self._linger()
         if first["process"] != self._index:
             _end_with(first)
+        if _of_the_network(error):
+            leave(
+                f"another process was killed, or cut off, without a word ({first_line(error)}); "
+                "its own log may say why; the same commands go on from the newest checkpoint",
+                1,
+            )
 
     def part(self, seconds: float) -> None:
         """Leaves when all the others do, or fails with one that fails meanwhile."""
@@ -73,6 +86,31 @@ class Failures:
             if found:
                 self._linger()
                 _end_with(found)
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self._listen()
+
+    def _listen(self) -> None:
+        """Tells that this process lives; the first says of which of the others nothing is heard.
+
+        JAX ends all when one has been silent for longer, in words that do not name it.
+        """
+        now = time.monotonic()
+        self._client.key_value_set(f"{_ALIVE}{self._index}", str(now), allow_overwrite=True)
+        if self._index or now < self._listened + _SILENT_SECONDS / 6:
+            return
+        self._listened = now
+        for key, word in self._client.key_value_dir_get(_ALIVE):
+            last, since = self._heard.get(key, (None, now))
+            self._heard[key] = (word, now if word != last else since)
+            if now - since > _SILENT_SECONDS and word == last and key not in self._told:
+                self._told.add(key)
+                print(
+                    f"warning: nothing was heard of process {key.rpartition('/')[2]} for "
+                    f"{now - since:.0f} seconds: it was killed, suspended or cut off; all end "
+                    "soon, and the same commands go on from the newest checkpoint",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def _linger(self) -> None:
         if self._index == 0:
@@ -88,6 +126,13 @@ class Failures:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.key_value_set(_KEY, json.dumps(mine))
         return self._found() or mine
+
+
+def _of_the_network(error: Exception) -> bool:
+    """Whether the devices could not reach those of another process."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(
+        name in str(error) for name in ("Gloo", "NCCL", "Connection reset", "Connection closed")
+    )
 
 
 def first_word(name: str, mine: str) -> str:

@@ -44,7 +44,9 @@ class Accelerator:
 
 
 def gib(count: float, digits: int = 1) -> str:
-    """Bytes, as people read them."""
+    """Bytes, as people read them; few ones in MiB."""
+    if 0 < count < GIB / 10:
+        return f"{count / 2**20:,.{digits}f} MiB"
     return f"{count / GIB:,.{digits}f} GiB"
 
 

@@ -58,7 +58,7 @@ def train(config, workdir: Path, resume_from: int | None = None) -> None:
         stop_requests() as stop,
         # One of several must not leave before the others know.
         stop.deferred() if several else contextlib.nullcontext(),
-        status(workdir) if is_first() else contextlib.nullcontext(),
+        status(workdir) if is_first() else contextlib.nullcontext(lambda: None) as begin,
     ):
         resumed = update_to_resume(workdir, resume_from)
         run, state = prepare(config, workdir, mesh, resumed)
@@ -74,6 +74,7 @@ def train(config, workdir: Path, resume_from: int | None = None) -> None:
                 if is_first():
                     write_text(workdir / "config.json", to_json(config))
                 alive()
+                begin()
                 _Updates(run, state, checkpoints, stop, alive).make()
                 checkpoints.close()
         finally:
@@ -243,7 +244,8 @@ class _Updates:
 
     def _validate(self, done: int) -> dict[str, float]:
         self._health.check(self._recent, done)
-        return self._validation(self._state.params, self._run.frozen, self._alive)
+        with self._pace.left_out():
+            return self._validation(self._state.params, self._run.frozen, self._alive)
 
     def _score(self, found: Mapping[str, float]) -> float | None:
         """What the best checkpoint has most of."""

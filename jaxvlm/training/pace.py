@@ -1,6 +1,8 @@
 """How fast a run is, and how well it uses its devices."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 import jax
 
@@ -26,6 +28,14 @@ class Pace:
         self._trained = trained_shares(abstract_parameters(self._model), run.learning)
         known = by_kind(jax.devices()[0].device_kind)
         self._peak = known and known.peak(run.config.precision) * jax.device_count()
+
+    @contextlib.contextmanager
+    def left_out(self) -> Iterator[None]:
+        """What happens within is no part of the pace: a validation, for one."""
+        began = time.perf_counter()
+        yield
+        step, since, waited = self._before
+        self._before = step, since + time.perf_counter() - began, waited
 
     def read(self, step: int, work: Work | None = None) -> dict[str, float | None]:
         """Figures of the updates up to `step`; what cannot be known is None.

@@ -7,12 +7,12 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from jaxvlm.config import to_json
 from jaxvlm.console import console, print_table
 from jaxvlm.data.sources import source_names
 from jaxvlm.data.training_set import Rows, framing, run_rows
 from jaxvlm.models.lora import is_adapter
 from jaxvlm.models.vlm import VLMConfig, vlm_config
+from jaxvlm.paths import flatten
 from jaxvlm.training.frozen import (
     check_kept,
     frozen_identity,
@@ -140,9 +140,11 @@ def prepare(config, workdir: Path, mesh: Mesh, resumed: Path | None) -> tuple[Ru
     vision = vision_identity(config, groups, kept) if cached else None
     rows, validation = run_rows(config, rows_total, vision)
     identity = frozen_identity(config, groups, kept, source.origin)
+    fields = {f"--config.{n.replace('/', '.')}": v for n, v in flatten(config.to_dict()).items()}
+    check_alike({"fields of the configuration": sorted(fields)})
     check_alike(
-        {
-            "configuration": to_json(config),
+        fields
+        | {
             "update to go on from": resumed and resumed.name,
             "records in data.train": rows.fingerprint,
             "frozen weights": identity,

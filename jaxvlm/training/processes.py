@@ -21,6 +21,7 @@ from jaxvlm.training.mesh import batch_sharding
 
 # A process of which nothing was heard for so long is gone.
 _SILENT_SECONDS = 40
+_PATIENT_SECONDS = 10
 # How long those that leave wait for the others.
 _PARTING_SECONDS = 60
 
@@ -39,10 +40,16 @@ def joined(place: Place, seconds: int) -> Iterator[None]:
     Raises:
       UserError: another process has failed.
     """
+    joins = f"process {place.index} of {place.count} joins the others at {place.coordinator}"
     if place.index:
         silence()
-    say(f"process {place.index} of {place.count} joins the others at {place.coordinator}")
+    say(joins)
+    # Those that say nothing else do when it takes long.
+    patience = threading.Timer(_PATIENT_SECONDS if place.index else seconds, print, (joins,))
+    patience.daemon = True
+    patience.start()
     _initialize(place, seconds)
+    patience.cancel()
     failures = Failures(place.index)
     try:
         _check_count(place.count)
@@ -130,7 +137,7 @@ def check_devices(expected: int | None) -> None:
     raise UserError(
         f"--devices {expected}, but there are {kind} ({shares}). Does every process see its GPUs "
         "(nvidia-smi, CUDA_VISIBLE_DEVICES), and is JAX installed for them (pip install "
-        "'jax[cuda12]')?"
+        "-c constraints.txt -e '.[cuda12]')?"
     )
 
 

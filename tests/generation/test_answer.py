@@ -65,6 +65,7 @@ def uncached(answerer, record) -> list[int]:
     return made
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_training_pass(answerer, asked):
     """Ragged prompts; two views' geometry tokens, one view's, or none."""
     texts = answer_records(answerer, asked)

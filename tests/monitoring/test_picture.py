@@ -152,7 +152,7 @@ def test_ctrl_c_ends_watching_and_leaves_the_picture(tmp_path, capsys, monkeypat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--logdir", "nowhere/at/all"], "--logdir nowhere/at/all: there is no such folder"),
+        (["--logdir", "nowhere/at/all"], "--logdir nowhere/at/all is no folder"),
         (["--logdir", ".", "--every", "0"], "--every 0.0: expected a number of seconds above 0"),
         (["--logdir", ".", "--every", "nan"], "--every nan: expected a number"),
     ],

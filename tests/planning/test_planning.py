@@ -313,8 +313,8 @@ def planned(capsys, monkeypatch, *flags):
 def test_a_plan_is_printed_for_people_and_for_machines(capsys, monkeypatch):
     flags = ("--config", tiny.__file__, "--devices", "2", "--config.train.accumulation=1")
     shown = planned(capsys, monkeypatch, *flags, "--device", "h200")
-    for text in ("A device of 2 h200: mesh 1 x 2", "from shapes", "formula", "1,024",
-                 "recommended on 2:", "--config.train.remat="):  # fmt: skip
+    for text in ("A device of 2 h200: mesh data 1 x fsdp 2", "device hours", "from shapes",
+                 "formula", "1,024", "recommended on 2:", "--config.train.remat="):  # fmt: skip
         assert text in shown, text
     found = json.loads(planned(capsys, monkeypatch, *flags, "--json", "--no-recommend"))
     (asked,) = found["asked"]

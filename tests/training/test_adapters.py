@@ -75,6 +75,7 @@ def test_a_run_moves_adapters_and_no_kernel(adapted, weights):
         assert moved == (adapted_kernel or path.startswith(("projector/", "geometry/"))), path
 
 
+@pytest.mark.slow
 def test_an_export_is_the_adapted_model(adapted, toy, records, tmp_path):
     folder = find_checkpoint(adapted)
     config = run_config(folder, [])

@@ -73,7 +73,8 @@ def test_histograms_are_shown_when_asked_for(records, tmp_path):
 
 def ended(folder, error=None):
     try:
-        with status(folder):
+        with status(folder) as begin:
+            begin()
             running = json.loads((folder / "status.json").read_text())
             assert running["state"] == "running" and running["pid"] > 0
             if error:
@@ -96,6 +97,11 @@ def test_a_start_that_fails_is_told(records, tmp_path):
         loop.train(tiny.config_for(records), tmp_path, resume_from=7)
     told = json.loads((tmp_path / "status.json").read_text())
     assert told["state"] == "failed" and "7" in told["reason"]
+    # What a run has said that stands there is left alone.
+    (tmp_path / "status.json").write_text('{"state": "finished"}')
+    with pytest.raises(UserError):
+        loop.train(tiny.config_for(records), tmp_path, resume_from=7)
+    assert json.loads((tmp_path / "status.json").read_text()) == {"state": "finished"}
 
 
 def test_metrics_that_cannot_be_read_stop_the_start(tmp_path):
