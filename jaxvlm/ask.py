@@ -17,8 +17,7 @@ def main(flags: argparse.Namespace) -> None:
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.data.record import parse_record
     from jaxvlm.generation.answer import stream
-    from jaxvlm.generation.restore import restore_answerer
-    from jaxvlm.training.run import find_checkpoint, run_config
+    from jaxvlm.generation.weights import choose
 
     for image in flags.images:
         if not Path(image).is_file():
@@ -26,14 +25,13 @@ def main(flags: argparse.Namespace) -> None:
     fields = {"images": flags.images, "situation": flags.situation, **_geometry(flags.geometry)}
     parse_record({**fields, "question": flags.question or "?"}, "--question and --geometry")
     overrides = ["evaluation.batch_sets=1", "evaluation.batch_questions=1", *flags.overrides]
-    folder = find_checkpoint(flags.checkpoint)
-    config = run_config(folder, overrides)
-    most = config.data.num_views
+    chosen = choose(flags.checkpoint, flags.config, overrides)
+    most = chosen.config.data.num_views
     if len(flags.images) > most:
         raise UserError(
             f"--images: {len(flags.images)} views, but this run was trained with at most {most}"
         )
-    answerer = restore_answerer(folder, config)
+    answerer = chosen.answerer()
     for question in [flags.question] if flags.question is not None else _typed():
         shown = ""
         record = parse_record({**fields, "question": question}, "--question and --geometry")
@@ -74,7 +72,11 @@ def _geometry(path: Path | None) -> dict:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser("jaxvlm.ask", description=__doc__)
-    flags.add_argument("--checkpoint", required=True, type=Path, help="a workdir or an update")
+    flags.add_argument(
+        "--checkpoint", required=True, type=Path,
+        help="a workdir or an update, or imported weights (with --config)",
+    )  # fmt: skip
+    flags.add_argument("--config", help="takes the place of the run's data and evaluation")
     flags.add_argument("--images", required=True, nargs="+", help="views of one scene, in order")
     flags.add_argument("--question", help="without it, questions are read from the terminal")
     flags.add_argument("--situation", default="", help="where the asker stands")

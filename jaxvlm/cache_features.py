@@ -3,6 +3,7 @@
     python -m jaxvlm.cache_features --config configs/stage1.py --config.data.features.folder=FOLDER
 
 Train with the same fields. The same command adds what is missing: after a stop, or for new data.
+With --data FILE… it adds what evaluation reads (--config.evaluation.features=True).
 """
 
 import argparse
@@ -25,7 +26,7 @@ def main(flags: argparse.Namespace) -> None:
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.training.features import cache_features
 
-    cache_features(config, flags.batch_sets, flags.shard)
+    cache_features(config, flags.batch_sets, flags.shard, flags.data)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,6 +44,10 @@ def parser() -> argparse.ArgumentParser:
         default=4,
         help="image sets a device encodes at a time (default: 4)",
     )
+    flags.add_argument(
+        "--data", nargs="+", default=[], metavar="FILE",
+        help="all views of these record files, instead of what training shows",
+    )  # fmt: skip
     add_shard(flags)
     return flags
 

@@ -203,6 +203,8 @@ def default() -> ConfigDict:
                 # On each device: image sets that are encoded, and questions answered at a time.
                 "batch_sets": 8,
                 "batch_questions": 64,
+                # Read data.features.folder instead of images.
+                "features": False,
                 # How tokens are chosen: temperature 0 takes the likeliest (generation/sampling.py).
                 "sampling": {
                     "temperature": 0.0,

@@ -108,6 +108,8 @@ def check(config) -> None:
 def _check_features(config) -> None:
     """What a feature cache cannot serve."""
     data = config.data
+    if config.evaluation.features and data.features.folder is None:
+        raise UserError("evaluation.features=True reads data.features.folder, which is None")
     if data.features.folder is None:
         return
     if not data.features.folder:

@@ -9,17 +9,11 @@ and `summary.json`.
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from jaxvlm import entry
-from jaxvlm.config import load as load_config
-from jaxvlm.config import to_json
-from jaxvlm.config_checks import check
 from jaxvlm.console import print_table
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
@@ -34,7 +28,6 @@ from jaxvlm.metrics.summary import (
     table,
 )
 from jaxvlm.metrics.tasks import read_measures
-from jaxvlm.paths import flatten
 from jaxvlm.shares import Share, add_shard
 
 PREDICTIONS, REPORT = "predictions.jsonl", "report.html"
@@ -91,10 +84,12 @@ def _evaluate(flags: argparse.Namespace) -> None:
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.data.sources import First, Joined, load_sources
     from jaxvlm.generation.evaluation import Evaluation
-    from jaxvlm.generation.restore import imported_answerer, restore_answerer
+    from jaxvlm.generation.restore import with_features
+    from jaxvlm.generation.weights import choose
     from jaxvlm.metrics.guess import QuestionOnlyGuess
 
-    config, folder = _weights(flags)
+    chosen = choose(flags.checkpoint, flags.config, flags.overrides)
+    config = chosen.config
     split = tuple({"path": path} for path in flags.data or ()) or config.data[flags.split]
     if not split:
         raise UserError(f"the configuration names no data.{flags.split}; set it or give --data")
@@ -111,13 +106,11 @@ def _evaluate(flags: argparse.Namespace) -> None:
         "records": [source.fingerprint for source in (*asked, *training)],
         "limit": flags.limit,
         "with_controls": flags.controls,
-        "checkpoint": str(folder or "imported weights"),
-        "written": (folder / "params").stat().st_mtime_ns if folder else None,
-        "config": hashlib.sha256(to_json(config).encode()).hexdigest(),
+        **chosen.identity(),
     }
     scored = {"tokenizer": flags.tokenizer,
               "measures": [path.read_text(encoding="utf-8") for path in flags.metrics]}  # fmt: skip
-    workdir = folder.parent.parent if folder else Path("runs") / Path(flags.config).stem
+    workdir = chosen.workdir or Path("runs") / Path(flags.config.partition(":")[0]).stem
     output = flags.output or workdir / "evaluation" / flags.split
     title = f"{workdir.name}: {flags.split} split"
     summary = _standing(output, identity | scored)
@@ -129,7 +122,10 @@ def _evaluate(flags: argparse.Namespace) -> None:
             First(records, count), flags.controls, config.seed, output, share, json.dumps(identity)
         )
         made.begin()
-        made.answer(restore_answerer(folder, config) if folder else imported_answerer(config))
+        answerer = chosen.answerer()
+        if config.evaluation.features:
+            answerer = with_features(answerer, {records[i].images for i in range(count)})
+        made.answer(answerer)
         if share.index:
             return
         made.wait(flags.join_seconds)
@@ -159,34 +155,6 @@ def _share(flags: argparse.Namespace) -> Share:
 
         jax.config.update("jax_cuda_visible_devices", ",".join(map(str, place.local_devices)))
     return Share(place.index, place.count)
-
-
-def _weights(flags: argparse.Namespace) -> tuple[ConfigDict, Path | None]:
-    """The configuration, and the update whose parameters answer; None for imported weights."""
-    from jaxvlm.training.run import find_checkpoint, run_config
-
-    given = load_config(flags.config, flags.overrides) if flags.config else None
-    if given is not None:
-        check(given)
-    if flags.checkpoint is None:
-        return given, None
-    folder = find_checkpoint(flags.checkpoint)
-    config = run_config(folder, [] if given else flags.overrides)
-    if given is not None:
-        for section in ("model", "text"):
-            mine, theirs = flatten(config[section].to_dict()), flatten(given[section].to_dict())
-            other = [name for name in mine if mine[name] != theirs.get(name)
-                     and not name.endswith("weights")]  # fmt: skip
-            if other:
-                name = f"{section}.{other[0].replace('/', '.')}"
-                raise UserError(
-                    f"--config {flags.config}: {name} is {theirs.get(other[0])!r}, but the run of "
-                    f"--checkpoint has {mine[other[0]]!r}; leave --config out to take the run's own"
-                )
-        with config.unlocked():
-            config.data, config.evaluation = given.data, given.evaluation
-            config.precision = given.precision
-    return config, folder
 
 
 def _standing(output: Path, identity: dict) -> dict | None:

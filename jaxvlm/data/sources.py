@@ -119,7 +119,10 @@ def source_names(specs: Sequence[Mapping]) -> list[str]:
 
 
 def load_sources(
-    specs: Sequence[Mapping], image_roots: Sequence[str], on_bad_record: str
+    specs: Sequence[Mapping],
+    image_roots: Sequence[str],
+    on_bad_record: str,
+    unanswered: bool = False,
 ) -> list[Source]:
     """Opens every record file of a split and audits it, images included.
 
@@ -129,6 +132,7 @@ def load_sources(
       image_roots: folders that relative image paths are tried in, after the record file's own.
       on_bad_record: "error" stops at the first record with an error of the audit; "skip" leaves
         such records out, counted.
+      unanswered: records without an answer are as good as others.
 
     Raises:
       UserError: naming the file and line, the image, the field, or the glob that matches nothing.
@@ -143,10 +147,10 @@ def load_sources(
                 f"a data source is a mapping like {{'path': 'train.jsonl', 'weight': 1.0}}, "
                 f"found {spec!r}"
             )
-    return [_load(dict(spec), image_roots, on_bad_record) for spec in specs]
+    return [_load(dict(spec), image_roots, on_bad_record, unanswered) for spec in specs]
 
 
-def _load(spec: dict, image_roots: Sequence[str], on_bad_record: str) -> Source:
+def _load(spec: dict, image_roots: Sequence[str], on_bad_record: str, unanswered: bool) -> Source:
     for name in spec:
         if name not in FIELDS:
             close = difflib.get_close_matches(name, FIELDS, 1) or FIELDS
@@ -160,6 +164,8 @@ def _load(spec: dict, image_roots: Sequence[str], on_bad_record: str) -> Source:
         )
     files = open_records(path)
     verdicts = [verdict(file, image_roots) for file in files]
+    if unanswered:
+        verdicts = [found.without("answer-empty") for found in verdicts]
     _report(path, files, verdicts, on_bad_record)
     kept = [
         (file, _kept(file, found, spec.get("task")))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +124,29 @@ def framing(config) -> Framing:
 def image_reader(config) -> ImageReader:
     """The reader of images that a configuration asks for, without random changes."""
     return ImageReader(**_reading(config))
+
+
+def feature_reader(
+    config, image_sets: Collection[tuple[str, ...]], vision: str | None
+) -> FeatureReader:
+    """The reader of what a cache holds of all views of some image sets.
+
+    Args:
+      config: the configuration.
+      image_sets: their image files.
+      vision: what VGGT's weights are.
+
+    Raises:
+      UserError: see `open_cache`.
+    """
+    folder = Path(config.data.features.folder)
+    known = known_images(folder, (path for images in image_sets for path in images))
+    digests = {path: image.digest for path, image in known.items()}
+    subsets = {
+        images: [tuple(range(min(len(images), config.data.num_views)))] for images in image_sets
+    }
+    cache = open_cache(folder, made_from(config, vision), filled_for(config.data), subsets, digests)
+    return FeatureReader(**_reading(config), cache=cache)
 
 
 def _reading(config) -> dict:

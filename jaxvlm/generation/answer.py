@@ -52,11 +52,15 @@ class Text(NamedTuple):
       key: of the question.
       text: what was answered; None where its images could not be read.
       lost: why they could not.
+      tokens: of the answer.
+      seconds: that it took, beside others.
     """
 
     key: Hashable
     text: str | None
     lost: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
 
 
 def answers(answerer: Answerer, groups: Iterable[Group]) -> Iterator[Text]:
@@ -67,7 +71,8 @@ def answers(answerer: Answerer, groups: Iterable[Group]) -> Iterator[Text]:
     """
     lost: list[Text] = []
     for answer in answerer.engine.run(_requests(answerer, groups, lost)):
-        yield Text(answer.key, answerer.tokenizer.decode(answer.tokens))
+        text = answerer.tokenizer.decode(answer.tokens)
+        yield Text(answer.key, text, "", len(answer.tokens), answer.seconds)
         yield from _emptied(lost)
     yield from _emptied(lost)
 

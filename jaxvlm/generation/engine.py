@@ -5,6 +5,7 @@ Axes: T prompt tokens, M visual vectors, D width, G generated tokens.
 
 import collections
 import itertools
+import time
 from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -51,11 +52,13 @@ class Answer(NamedTuple):
       key: of the request.
       tokens: without the one that ends them.
       ended: whether the text came to its end, rather than to its limit.
+      seconds: from its entering to its end.
     """
 
     key: Hashable
     tokens: Int32[np.ndarray, "G"]
     ended: bool
+    seconds: float
 
 
 class Engine:
@@ -73,8 +76,8 @@ class Engine:
         self._prompts = min(_PROMPTS, rows)
         self._state: Slots | None = None
         self._split = NamedSharding(program.mesh, PartitionSpec(BATCH_AXES))
-        # Of every row of every device, the request whose text stands there.
-        self._taken: dict[tuple[int, int], Request] = {}
+        # Of the rows of every device, the request whose text stands there, and since when.
+        self._taken: dict[tuple[int, int], tuple[Request, float]] = {}
 
     def run(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """Answers requests, in the order in which they come to their end."""
@@ -141,7 +144,7 @@ class Engine:
         for request, (device, row) in zip(requests, free, strict=False):
             at, size = (device, filled[device]), len(request.tokens)
             filled[device] += 1
-            self._taken[device, row] = request
+            self._taken[device, row] = request, time.perf_counter()
             prompts.tokens[at][:size] = request.tokens
             prompts.visual_index[at][:size] = request.visual_index
             prompts.visual[at] = request.visual
@@ -167,10 +170,11 @@ class Engine:
             return
         tokens = jax.device_get(self._state.tokens)
         for place in over:
-            row, request = place[0] * self._rows + place[1], self._taken.pop(place)
+            row, (request, since) = place[0] * self._rows + place[1], self._taken.pop(place)
             made = tokens[row, len(request.tokens) : lengths[row]]
             ended = bool(made[-1] == self._program.end_id)
-            yield Answer(request.key, made[:-1] if ended else made, ended)
+            seconds = time.perf_counter() - since
+            yield Answer(request.key, made[:-1] if ended else made, ended, seconds)
 
 
 def bucket(length: int) -> int:

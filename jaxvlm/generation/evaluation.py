@@ -142,7 +142,9 @@ class Evaluation:
                         say(f"warning: left out: {found.lost}", warns=True)
                         journals[way].write({"index": index, "lost": found.lost})
                     else:
-                        journals[way].write(line_of(index, self.records[index], found.text))
+                        line = line_of(index, self.records[index], found.text)
+                        took = {"tokens": found.tokens, "seconds": round(found.seconds, 4)}
+                        journals[way].write(line | took)
                     advance()
         finally:
             for journal in journals.values():

@@ -1,7 +1,7 @@
 """Everything that answers questions, from a run or from imported weights."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import jax
@@ -10,10 +10,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from jaxvlm.data.readers import ImageReader
+from jaxvlm.data.readers import SetReader
 from jaxvlm.data.rows import VisualLayout
 from jaxvlm.data.tokenizer import Tokenizer, load_tokenizer
-from jaxvlm.data.training_set import image_reader, visual_layout
+from jaxvlm.data.training_set import feature_reader, image_reader, visual_layout
 from jaxvlm.errors import UserError
 from jaxvlm.generation.engine import Engine
 from jaxvlm.generation.sampling import Sampling
@@ -22,6 +22,7 @@ from jaxvlm.generation.slots import Program
 from jaxvlm.models.adapted import merged
 from jaxvlm.models.decoder import Decoder, decoder_weights
 from jaxvlm.models.vlm import PARTS, vlm_config
+from jaxvlm.training.frozen import kept_shapes, vision_identity
 from jaxvlm.training.mesh import make_mesh
 from jaxvlm.training.missing import check_weights
 from jaxvlm.training.parameters import assign_groups
@@ -44,7 +45,7 @@ class Answerer:
       devices: among which both are shared out.
       tokenizer: of the run.
       layout: of visual vectors.
-      reader: of images.
+      reader: of images, or of features.
     """
 
     config: ConfigDict
@@ -54,7 +55,7 @@ class Answerer:
     devices: int
     tokenizer: Tokenizer
     layout: VisualLayout
-    reader: ImageReader
+    reader: SetReader
 
 
 def restore_answerer(folder: Path, config: ConfigDict) -> Answerer:
@@ -94,6 +95,21 @@ def imported_answerer(config: ConfigDict) -> Answerer:
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
     return _answerer(config, "imported weights", all_parameters(config, model, groups, mesh), mesh)
+
+
+def with_features(answerer: Answerer, image_sets: Collection[tuple[str, ...]]) -> Answerer:
+    """The same, reading the features of these image sets from `data.features.folder`.
+
+    Raises:
+      UserError: the folder lacks some, or was made from something else.
+    """
+    config, folder = answerer.config, answerer.checkpoint
+    shapes = abstract_parameters(vlm_config(config.model))
+    groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+    kept = set(kept_shapes(folder.parent.parent)) if isinstance(folder, Path) else set()
+    vision = vision_identity(config, groups, kept)
+    reader = feature_reader(config, image_sets, vision)
+    return dataclasses.replace(answerer, reader=reader)
 
 
 def _answerer(config, checkpoint, params: dict[str, Array], mesh) -> Answerer:

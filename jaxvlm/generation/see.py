@@ -4,6 +4,7 @@ Axes: N image sets, M visual vectors a set, D width.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -17,7 +18,11 @@ from jaxvlm.models.vlm import VLMConfig, abstract_vlm
 from jaxvlm.paths import unflatten
 
 _ROWS = PartitionSpec(BATCH_AXES)
-_INPUTS = ("images", "view_counts", "geometry")
+# What a set is seen by: its images, or what VGGT has made of them before.
+_INPUTS = {
+    "encode": ("images", "view_counts", "geometry"),
+    "project": ("features", "feature_counts", "view_counts", "geometry"),
+}
 
 
 def encoder(
@@ -32,21 +37,21 @@ def encoder(
     """
     abstract = abstract_vlm(dataclasses.replace(model, language=None))
 
-    def encode(params, images, view_counts, geometry):
-        return load(abstract, unflatten(params)).encode(images, view_counts, geometry)
-
-    mapped = jax.jit(
-        jax.shard_map(
-            encode,
-            mesh=mesh,
-            in_specs=(PartitionSpec(), *[_ROWS] * len(_INPUTS)),
-            out_specs=_ROWS,
-            check_vma=False,
-        )
-    )
     split = NamedSharding(mesh, _ROWS)
 
+    @functools.cache
+    def compiled(way: str):
+        def seen(params, *inputs):
+            return getattr(load(abstract, unflatten(params)), way)(*inputs)
+
+        specs = (PartitionSpec(), *[_ROWS] * len(_INPUTS[way]))
+        return jax.jit(
+            jax.shard_map(seen, mesh=mesh, in_specs=specs, out_specs=_ROWS, check_vma=False)
+        )
+
     def encoded(sets):
-        return jax.device_get(mapped(params, *jax.device_put([sets[n] for n in _INPUTS], split)))
+        way = "project" if "features" in sets else "encode"
+        inputs = jax.device_put([sets[name] for name in _INPUTS[way]], split)
+        return jax.device_get(compiled(way)(params, *inputs))
 
     return encoded

@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
+import numpy as np
 from PIL import Image
 
 from jaxvlm.data.images import upright_rgb
@@ -13,6 +14,7 @@ from jaxvlm.metrics.summary import CONTROLS, percent, sentence_rows, table
 # Rooms on the page, and the side in pixels of their pictures.
 _ROOMS = 24
 _SIDE = 224
+_BARS = 16
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#222}
 body{margin:2rem auto;max-width:72rem;padding:0 1rem}
@@ -35,8 +37,11 @@ def page(title: str, summary: Mapping, lines: Callable[[], Iterable[Mapping]]) -
       lines: gives the scored lines, as often as it is called.
     """
     places: dict[tuple[str, ...], int] = {}
+    tokens, seconds = [], []
     for line in lines():
         places.setdefault(tuple(line["images"]), len(places))
+        tokens.append(line.get("tokens"))
+        seconds.append(line.get("seconds"))
     step = max(len(places) // _ROOMS, 1)
     rooms: dict[tuple[str, ...], list[Mapping]] = {
         images: [] for images, place in places.items() if not place % step and place < step * _ROOMS
@@ -56,6 +61,8 @@ def page(title: str, summary: Mapping, lines: Callable[[], Iterable[Mapping]]) -
         f"<h2>All figures</h2><p class=note>With 95% intervals, for scenes drawn again.</p>"
         f"{_table(('figure', 'value', 'interval'), sentence_rows(summary))}"
         f"<h2>EM by kind</h2>{_bars(summary)}"
+        f"{_histogram('Length of the answers', tokens, 'tokens')}"
+        f"{_histogram('Time of the answers, many beside each other', seconds, 's')}"
         f"<h2>Rooms, questions and answers</h2><p class=note>{len(rooms)} of {len(places)} "
         "image sets, evenly spaced through the split.</p>"
         f"{''.join(_room(*room) for room in rooms.items())}</html>"
@@ -78,6 +85,27 @@ def _bars(summary: Mapping) -> str:
         for kind, figures in summary["kinds"].items()
     )
     return f"<table>{lines}</table>"
+
+
+def _histogram(title: str, values: Sequence[float | None], unit: str) -> str:
+    """How many values lie in each of some equal parts; nothing where none is known."""
+    known = np.asarray([value for value in values if value is not None], float)
+    if not len(known):
+        return ""
+    whole = unit == "tokens"
+    # Whole numbers have bars of their own, as long as those are few.
+    top = known.max() + 1 if whole else max(known.max(), 1e-3)
+    bars = int(min(top, _BARS)) if whole else _BARS
+    counts, edges = np.histogram(known, bars, (0, top))
+    form = "{:.0f}" if whole else "{:.3g}"
+    lines = "".join(
+        f"<tr><td>from {form.format(np.ceil(edge) if whole else edge)} {unit}</td>"
+        f"<td style='text-align:left;font-weight:400'><span class=bar style='width:"
+        f"{300 * count / counts.max():.0f}px'></span> {count:,}</td></tr>"
+        for count, edge in zip(counts, edges[:-1], strict=True)
+    )
+    middle = f"{np.median(known):.3g} {unit}, nine in ten below {np.percentile(known, 90):.3g}"
+    return f"<h2>{title}</h2><p class=note>Half of them below {middle}.</p><table>{lines}</table>"
 
 
 def _room(images: tuple[str, ...], asked: Sequence[Mapping]) -> str:

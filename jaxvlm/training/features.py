@@ -60,13 +60,16 @@ _READERS = 16
 Wanted = dict[str, tuple[str, ...]]
 
 
-def cache_features(config, batch_sets: int, share: Share = WHOLE) -> None:
+def cache_features(
+    config, batch_sets: int, share: Share = WHOLE, files: Sequence[str] = ()
+) -> None:
     """Writes what is missing in the cache `data.features.folder`; stopped, it goes on there.
 
     Args:
       config: the configuration that will be trained.
       batch_sets: image sets a device encodes at a time.
       share: of the subsets, which are encoded; other processes may do the others meanwhile.
+      files: records whose image sets are wanted whole, instead of what training shows.
 
     Raises:
       UserError: anything wrong with what the user gave, or a disk too small, before the first set.
@@ -84,7 +87,7 @@ def cache_features(config, batch_sets: int, share: Share = WHOLE) -> None:
         width = 2 * model.vision.embed_dim
         made = made_from(config, weights)
         check_folder(folder, made)
-        wanted, known = _wanted(config, folder)
+        wanted, known = _wanted(config, folder, files)
         missing = _missing(folder, wanted, label_of(made), share)
         dtype = DTYPES[config.data.features.dtype]
         size = tokens * width * dtype.itemsize
@@ -108,18 +111,19 @@ def cache_features(config, batch_sets: int, share: Share = WHOLE) -> None:
         )
 
 
-def _wanted(config, folder: Path) -> tuple[Wanted, dict[str, KnownImage]]:
+def _wanted(config, folder: Path, files: Sequence[str]) -> tuple[Wanted, dict[str, KnownImage]]:
     """The images of every subset by its name; and what every image is."""
     data = config.data
-    records = _records(data.train, data)
+    records = _records([{"path": path} for path in files] or data.train, data)
     held_out = held_out_scenes({scene_of(record) for record in records}, data)
     keep_first: dict[tuple[str, ...], bool] = {}
     trained, validated = set(), set()
     for record in records:
         is_action = record.action is not None
         keep_first[record.images] = keep_first.get(record.images, False) or is_action
-        (validated if scene_of(record) in held_out else trained).add(record.images)
-    if config.train.eval_every and data.val:
+        whole = files or scene_of(record) in held_out
+        (validated if whole else trained).add(record.images)
+    if config.train.eval_every and data.val and not files:
         for record in _records(data.val, data):
             keep_first.setdefault(record.images, False)
             validated.add(record.images)
@@ -130,7 +134,7 @@ def _wanted(config, folder: Path) -> tuple[Wanted, dict[str, KnownImage]]:
     for images, first in keep_first.items():
         subsets = cached_subsets(data, images, first, digests) if images in trained else []
         if images in validated:
-            # Validation shows all views.
+            # Validation and evaluation show all views.
             subsets.append(tuple(range(min(len(images), data.num_views))))
         for views in subsets:
             shown = tuple(images[view] for view in views)

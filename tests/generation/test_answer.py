@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
+from jaxvlm.data.readers import FeatureReader
 from jaxvlm.data.record import scene_of
 from jaxvlm.data.sequence import prompt
 from jaxvlm.data.sources import load_sources
@@ -15,10 +16,11 @@ from jaxvlm.generation import restore
 from jaxvlm.generation.answer import Asked, Group, answer_records, answers, prompts, stream
 from jaxvlm.generation.controls import other_scenes
 from jaxvlm.generation.engine import Engine
-from jaxvlm.generation.restore import imported_answerer, restore_answerer
+from jaxvlm.generation.restore import imported_answerer, restore_answerer, with_features
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import abstract_vlm, vlm_config
 from jaxvlm.paths import unflatten
+from jaxvlm.training.features import cache_features
 from jaxvlm.training.mesh import make_mesh
 from jaxvlm.training.run import find_checkpoint, run_config, run_parameters
 
@@ -162,3 +164,22 @@ def test_imported_weights_answer_when_all_are_named(answerer, monkeypatch, asked
     monkeypatch.setattr(restore, "check_weights", lambda model, parts: None)
     monkeypatch.setattr(restore, "all_parameters", lambda *_: dict(made))
     assert answer_records(imported_answerer(config), asked) == answer_records(answerer, asked)
+
+
+def test_features_answer_as_images_do(answerer, colours_asked, tmp_path):
+    """Those that a cache was filled with for evaluation, in float32."""
+    config = answerer.config.copy_and_resolve_references()
+    config.data.features.folder, config.data.features.dtype = str(tmp_path / "f"), "float32"
+    config.evaluation.features = True
+    seeing = dataclasses.replace(answerer, config=config)
+    sets = {record.images for record in colours_asked}
+    with pytest.raises(UserError, match="holds no feature cache"):
+        with_features(seeing, sets)
+    path = str(answerer.config.data.train[0]["path"])
+    cache_features(config, 2, files=[path])
+    cached = with_features(seeing, sets)
+    assert isinstance(cached.reader, FeatureReader)
+    assert answer_records(cached, colours_asked) == list(tiny.COLOURS)
+    with pytest.raises(UserError, match="lacks 1 of 2 image sets"):
+        mixed = (colours_asked[0].images[0], colours_asked[2].images[0])
+        with_features(seeing, {colours_asked[0].images, mixed})

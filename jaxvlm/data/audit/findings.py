@@ -44,7 +44,9 @@ class Findings:
             errors = [p for p in found if p.level == ERROR]
             if index >= 0 and errors:
                 only = all(p.check == "duplicate-row" for p in errors)
-                (again if only else bad)[index] = errors[0]
+                # Where no answer is needed, what else is wrong must be known.
+                first = min(errors, key=lambda p: p.check == "answer-empty")
+                (again if only else bad)[index] = first
         stands = {self.same[index] for index in again} - bad.keys()
         for index, problem in sorted(again.items()):
             if self.same[index] in stands:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 from jaxvlm.console import progress, say
 from jaxvlm.data.audit.files import audit_file
@@ -15,7 +16,7 @@ from jaxvlm.data.records import RecordFile
 from jaxvlm.files import cache_folder, write_text
 
 # Raised whenever a check changes.
-VERSION = 2
+VERSION = 3
 _READERS = 16
 
 
@@ -34,6 +35,11 @@ class Verdict:
     bad: dict[int, tuple[str, str]]
     warnings: dict[str, int]
     tasks: dict[str, int]
+
+    def without(self, check: str) -> Self:
+        """The same where records may fail a check."""
+        bad = {index: found for index, found in self.bad.items() if found[0] != check}
+        return dataclasses.replace(self, bad=bad)
 
 
 def verdict(file: RecordFile, image_roots: Sequence[str]) -> Verdict:

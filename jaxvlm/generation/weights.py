@@ -1,0 +1,135 @@
+"""Which weights a user means: a run's, or imported ones."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from jaxvlm.config import load, to_json
+from jaxvlm.config_checks import check
+from jaxvlm.errors import UserError
+from jaxvlm.generation.restore import Answerer, imported_answerer, restore_answerer
+from jaxvlm.models.vlm import PARTS
+from jaxvlm.paths import flatten
+from jaxvlm.training.run import find_checkpoint, run_config
+from jaxvlm.training.weights import exist, read_meta
+
+# Where the original keeps whole weights, in its own order; then any file of these kinds.
+_ORIGINAL = ("pytorch_model_fp32", "pytorch_model_fp32.bin")
+_PYTORCH = (".bin", ".safetensors")
+# Where an import beside them is looked for.
+_IMPORTED = "jaxvlm"
+
+
+class Chosen(NamedTuple):
+    """Weights that answer.
+
+    Attributes:
+      config: what they are asked with.
+      folder: the update of a run, or None for imported weights.
+    """
+
+    config: ConfigDict
+    folder: Path | None
+
+    @property
+    def workdir(self) -> Path | None:
+        """Of the run."""
+        return self.folder and self.folder.parent.parent
+
+    def identity(self) -> dict:
+        """What answers depend on: the configuration and which weights these are."""
+        weights = [self.config.model[part].weights for part in PARTS]
+        return {
+            "checkpoint": str(self.folder or "imported weights"),
+            "written": (self.folder / "params").stat().st_mtime_ns if self.folder else None,
+            "weights": [name and exist(name) and read_meta(name)["content"] for name in weights],
+            "config": hashlib.sha256(to_json(self.config).encode()).hexdigest(),
+        }
+
+    def answerer(self) -> Answerer:
+        """Loads them."""
+        if self.folder is None:
+            return imported_answerer(self.config)
+        return restore_answerer(self.folder, self.config)
+
+
+def choose(
+    checkpoint: Path | None,
+    config: str | None,
+    overrides: list[str],
+    asked_by: str = "--checkpoint",
+) -> Chosen:
+    """Finds weights, without reading them.
+
+    Args:
+      checkpoint: a run's workdir or update, or imported weights; None for those that the
+        configuration names.
+      config: a configuration file. For a run it takes the place of the run's own data and
+        evaluation, and must be of the same model.
+      overrides: of the configuration.
+      asked_by: the flag of the checkpoint, for messages.
+
+    Raises:
+      UserError: no such weights, PyTorch's own, or a configuration of another model.
+    """
+    given = None
+    if config is not None:
+        given = load(config, overrides)
+        check(given)
+    if checkpoint is None:
+        return Chosen(given, None)
+    imported = _imported(checkpoint, asked_by)
+    if imported is not None:
+        if given is None:
+            raise UserError(f"{asked_by} {checkpoint} holds imported weights; give a --config too")
+        given = given.copy_and_resolve_references()
+        with given.ignore_type():
+            for part in read_meta(str(imported))["model"]:
+                given.model[part].weights = str(imported)
+        return Chosen(given, None)
+    folder = find_checkpoint(checkpoint, asked_by)
+    own = run_config(folder, [] if given else overrides, asked_by)
+    if given is not None:
+        _check_same_model(own, given, config, asked_by)
+        with own.unlocked():
+            own.data, own.evaluation, own.precision = given.data, given.evaluation, given.precision
+    return Chosen(own, folder)
+
+
+def _imported(folder: Path, asked_by: str) -> Path | None:
+    """Imported weights in a folder, or beside PyTorch's in it; None if it has neither."""
+    for place in (folder, folder / _IMPORTED):
+        if exist(str(place)):
+            return place
+    found = _pytorch_in(folder)
+    if found is not None:
+        raise UserError(
+            f"{asked_by} {folder} holds weights of PyTorch ({found}); import them once, and the "
+            "same command reads the import: python -m convert.import_torch original "
+            f"{folder} {folder / _IMPORTED}"
+        )
+    return None
+
+
+def _pytorch_in(folder: Path) -> Path | None:
+    """What the original would read of a folder."""
+    for name in _ORIGINAL:
+        if (folder / name).is_dir():
+            return folder / name
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return next((path for path in files if path.suffix in _PYTORCH), None)
+
+
+def _check_same_model(own: ConfigDict, given: ConfigDict, config: str, asked_by: str) -> None:
+    for section in ("model", "text"):
+        mine, theirs = flatten(own[section].to_dict()), flatten(given[section].to_dict())
+        for name, value in mine.items():
+            # Of a run these are what it began with.
+            if theirs.get(name) != value and not name.endswith("weights"):
+                field = f"{section}.{name.replace('/', '.')}"
+                raise UserError(
+                    f"--config {config}: {field} is {theirs.get(name)!r}, but the run of "
+                    f"{asked_by} has {value!r}; leave --config out to take the run's own"
+                )

@@ -1,0 +1,246 @@
+"""Tokens a second of greedy decoding, beside `transformers.generate`, and the share of the bound.
+
+    python scripts/bench/generate.py [--size 100m] [--batches 1,16,64] [--output FILE.json]
+
+Random weights and prompts of one length; every text has as many new tokens. Both sides run in
+processes of their own, one at a time and in turn, and the median of the rounds counts. The bound
+is what memory allows: each step reads every weight, and the keys and values of every text. On a
+GPU (`--size 4b`, bfloat16) its bandwidth is the data sheet's, on a CPU (float32) that of reading a
+large array in this machine's cores.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from jaxvlm import entry
+from jaxvlm.console import print_table
+from jaxvlm.errors import UserError
+
+SIZES = {
+    "10m": {"vocab_size": 8_000, "hidden_size": 256, "num_layers": 6, "num_heads": 8,
+            "num_kv_heads": 4, "head_dim": 32, "intermediate_size": 768},
+    "100m": {"vocab_size": 32_000, "hidden_size": 768, "num_layers": 12, "num_heads": 12,
+             "num_kv_heads": 4, "head_dim": 64, "intermediate_size": 2_048},
+    "4b": {"vocab_size": 151_936, "hidden_size": 2_560, "num_layers": 36, "num_heads": 32,
+           "num_kv_heads": 8, "head_dim": 128, "intermediate_size": 9_728},
+}  # fmt: skip
+SIDES = ("jaxvlm", "transformers")
+
+
+def main(flags: argparse.Namespace) -> None:
+    if flags.child:
+        print(json.dumps(measure(flags, *flags.child.split(","))))
+        return
+    found: dict[tuple[str, int], list[dict]] = {}
+    for _ in range(flags.rounds):
+        for batch in flags.batches:
+            for side in SIDES:
+                found.setdefault((side, batch), []).append(child(flags, side, batch))
+    cases = [
+        {"side": side, "batch": batch, **summary(each)} for (side, batch), each in found.items()
+    ]
+    rows = []
+    for batch in flags.batches:
+        ours, theirs = (next(c for c in cases if (c["side"], c["batch"]) == (side, batch))
+                        for side in SIDES)  # fmt: skip
+        rows.append((
+            batch,
+            *(f"{case['tokens_per_second']:,.1f} ±{case['spread']:.0%}" for case in (ours, theirs)),
+            f"{ours['tokens_per_second'] / theirs['tokens_per_second']:.2f}",
+            *(f"{case['share_of_bound']:.0%}" for case in (ours, theirs)),
+        ))  # fmt: skip
+    device = cases[0]["device"]
+    columns = ("batch", *(f"{side}, tokens/s" for side in SIDES), "ratio",
+               *(f"{side}, of the bound" for side in SIDES))  # fmt: skip
+    print_table(f"greedy decoding, {flags.size}, {flags.prompt} + {flags.new} tokens on {device}",
+                columns, rows)  # fmt: skip
+    if flags.output:
+        record = {
+            "machine": platform.platform(), "size": SIZES[flags.size], "prompt": flags.prompt,
+            "new": flags.new, "rounds": flags.rounds, "cases": cases,
+            "versions": {name: version(name) for name in ("jax", "torch", "transformers")},
+        }  # fmt: skip
+        flags.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def summary(rounds: list[dict]) -> dict:
+    """Medians, and how far the rounds lie apart."""
+    speeds = [each["tokens_per_second"] for each in rounds]
+    middle = statistics.median(speeds)
+    return {
+        "device": rounds[0]["device"],
+        "dtype": rounds[0]["dtype"],
+        "tokens_per_second": middle,
+        "spread": (max(speeds) - min(speeds)) / 2 / middle,
+        "step_seconds": statistics.median(each["step_seconds"] for each in rounds),
+        "share_of_bound": statistics.median(each["share_of_bound"] for each in rounds),
+    }
+
+
+def child(flags: argparse.Namespace, side: str, batch: int) -> dict:
+    command = [sys.executable, __file__, "--child", f"{side},{batch}", "--size", flags.size]
+    command += ["--prompt", str(flags.prompt), "--new", str(flags.new)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{side} at batch {batch}: {done.stderr[-1500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(flags: argparse.Namespace, side: str, batch: str) -> dict:
+    """One side at one batch, warmed up."""
+    prompts = np.random.default_rng(0).integers(0, SIZES[flags.size]["vocab_size"] - 10,
+                                                (int(batch), flags.prompt))  # fmt: skip
+    made = _jaxvlm(flags, prompts) if side == "jaxvlm" else _transformers(flags, prompts)
+    generate, facts = made
+    for new in (1, flags.new):
+        generate(new)
+
+    def seconds(new: int) -> float:
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            generate(new)
+            times.append(time.perf_counter() - started)
+        return statistics.median(times)
+
+    whole, first = seconds(flags.new), seconds(1)
+    step = (whole - first) / (flags.new - 1)
+    return facts | {
+        "tokens_per_second": len(prompts) * flags.new / whole,
+        "step_seconds": step,
+        "share_of_bound": _bytes(flags, len(prompts), facts["dtype"]) / facts["bandwidth"] / step,
+    }
+
+
+def _jaxvlm(flags: argparse.Namespace, prompts: np.ndarray):
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from jaxvlm.generation.engine import Engine, Request
+    from jaxvlm.generation.sampling import Sampling
+    from jaxvlm.generation.slots import Program
+    from jaxvlm.models.decoder import Decoder, decoder_weights
+    from jaxvlm.models.qwen3 import Qwen3, Qwen3Config
+    from jaxvlm.models.tree import pure
+    from jaxvlm.paths import flatten
+    from jaxvlm.training.hardware import by_kind
+    from jaxvlm.training.mesh import make_mesh
+
+    device = jax.devices()[0]
+    dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
+    config = Qwen3Config(**SIZES[flags.size])
+    shapes = flatten(pure(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0)))))
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    params = {
+        path: jnp.ones(like.shape, dtype)
+        if "norm" in path
+        else jax.random.normal(key, like.shape, dtype) * 0.02
+        for key, (path, like) in zip(keys, shapes.items(), strict=True)
+    }
+    mesh = make_mesh(-1, -1)
+    weights = jax.device_put(decoder_weights(params, config.num_layers),
+                             NamedSharding(mesh, PartitionSpec()))  # fmt: skip
+    del params
+    # No token ends a text.
+    program = Program(Decoder(config), Sampling(), mesh, -1, config.vocab_size)
+    engine = Engine(program, weights, -(-len(prompts) // mesh.size))
+    nothing = np.full(prompts.shape[1], -1, np.int32)
+    visual = np.zeros((1, config.hidden_size), np.dtype(dtype))
+
+    def generate(new: int) -> None:
+        asked = [
+            Request(i, i, row.astype(np.int32), nothing, visual, new)
+            for i, row in enumerate(prompts)
+        ]
+        assert sum(len(each.tokens) for each in engine.run(asked)) == new * len(prompts)
+
+    known = by_kind(device.device_kind)
+    return generate, {
+        "device": device.device_kind,
+        "dtype": np.dtype(dtype).name,
+        "bandwidth": known.bandwidth if known else _cpu_bandwidth(),
+    }
+
+
+def _transformers(flags: argparse.Namespace, prompts: np.ndarray):
+    import torch
+    import transformers
+
+    from jaxvlm.models.qwen3 import Qwen3Config
+    from jaxvlm.training.hardware import by_kind
+
+    gpu = torch.cuda.is_available()
+    config = transformers.Qwen3Config(**Qwen3Config(**SIZES[flags.size]).to_hf())
+    dtype = torch.bfloat16 if gpu else torch.float32
+    with torch.device("cuda" if gpu else "cpu"):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    model.generation_config.eos_token_id = None
+    ids = torch.from_numpy(prompts).to(model.device)
+    mask = torch.ones_like(ids)
+
+    @torch.no_grad()
+    def generate(new: int) -> None:
+        out = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=new,
+                             min_new_tokens=new, pad_token_id=0)  # fmt: skip
+        assert out.shape[1] == ids.shape[1] + new
+        if gpu:
+            torch.cuda.synchronize()
+
+    known = by_kind(torch.cuda.get_device_name()) if gpu else None
+    return generate, {
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "dtype": str(dtype).removeprefix("torch."),
+        "bandwidth": known.bandwidth if known else _cpu_bandwidth(),
+    }
+
+
+def _bytes(flags: argparse.Namespace, batch: int, dtype: str) -> float:
+    """What a step reads: the weights, and the cache at its middle length."""
+    size, number = SIZES[flags.size], 2 if dtype == "bfloat16" else 4
+    width, layers, dim = size["hidden_size"], size["num_layers"], size["head_dim"]
+    layer = width * (2 * size["num_heads"] * dim + 2 * size["num_kv_heads"] * dim
+                     + 3 * size["intermediate_size"])  # fmt: skip
+    cache = 2 * size["num_kv_heads"] * dim * layers * batch * (flags.prompt + flags.new / 2)
+    return number * (layers * layer + width * size["vocab_size"] + cache)
+
+
+def _cpu_bandwidth() -> float:
+    """Bytes a second of reading an array that no cache holds, with all cores."""
+    import torch
+
+    data = torch.ones(2**27)
+    data.sum()
+    started = time.perf_counter()
+    for _ in range(5):
+        data.sum()
+    return 5 * data.nbytes / (time.perf_counter() - started)
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        "generate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--size", choices=SIZES, default="100m")
+    flags.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")],
+                       default=[1, 16, 64])  # fmt: skip
+    flags.add_argument("--prompt", type=int, default=192, help="tokens of each prompt")
+    flags.add_argument("--new", type=int, default=64, help="tokens of each answer")
+    flags.add_argument("--rounds", type=int, default=3)
+    flags.add_argument("--output", type=Path, help="write the record as JSON")
+    flags.add_argument("--child", help=argparse.SUPPRESS)
+    return flags
+
+
+if __name__ == "__main__":
+    entry.run(parser(), main, configured=False)

@@ -1,0 +1,105 @@
+"""Answers into a file, by our flags and the original's, and the weights that they may name."""
+
+import json
+import os
+
+import pytest
+import tiny
+
+from jaxvlm import entry, predict
+from jaxvlm.errors import UserError
+from jaxvlm.generation.weights import choose
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs the command; returns exit code and error output."""
+
+    def end(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+
+    def function(*flags):
+        try:
+            entry.run(predict.parser(), predict.main, [str(flag) for flag in flags])
+        except SystemExit as stop:
+            return stop.code, capsys.readouterr().err
+        return 0, ""
+
+    return function
+
+
+def test_records_without_references_are_answered(call, finished_run, colours, tmp_path):
+    """With the names that the original's flags have, and its fields."""
+    asked = [json.loads(line) for line in colours.read_text().splitlines()]
+    action = {"action": "place_anchor", "scene": "s9", "center": [0, 0, 1], "normal": [0, 0, 1],
+              "extent": [1, 1, 1]}  # fmt: skip
+    for record in asked:
+        record.pop("answer"), record.pop("answers", None)
+        record["images"] = [str(colours.parent / image) for image in record["images"]]
+    asked[1]["action_json"], asked[1]["scene_id"] = action, None
+    asked[1]["instruction"] = asked[1].pop("question")
+    for number, part in enumerate((asked[:3], asked[3:])):
+        (tmp_path / f"part{number}.json").write_text(json.dumps(part))
+    out = tmp_path / "new" / "out.jsonl"
+    code, said = call(
+        "--checkpoint_dir", finished_run, "--arkit_glob", tmp_path / "*.json", "--num_scenes", 5,
+        "--max_new_tokens", 3, "--device", "cpu", "--output_jsonl", out,
+    )  # fmt: skip
+    assert code == 0, said
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["index"] for line in lines] == list(range(5))
+    assert [line["prediction"] for line in lines] == list(tiny.COLOURS)[:5]
+    assert lines[0]["reference"] is None and lines[1]["reference"] == action
+    assert lines[1]["scene_id"] == "s9" and lines[0]["raw_prediction"] == lines[0]["prediction"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_scenes", 0], "--num_scenes 0: expected at least 1"),
+        (["--device", "tpu"], "--device tpu: expected cpu, cuda or cuda:N"),
+        ([], "expected --checkpoint, or a --config"),
+        (["--checkpoint", "nowhere"], "--checkpoint"),
+        (["--config", tiny.__file__], "without --checkpoint all weights are imported ones"),
+    ],
+)
+def test_what_cannot_be_is_refused(call, colours, tmp_path, flags, message):
+    code, said = call("--data", colours, "--output", tmp_path / "o", *flags)
+    assert code == 2 and message in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_weights_of_pytorch_are_looked_for_in_the_originals_order(tmp_path):
+    def message():
+        with pytest.raises(UserError) as error:
+            choose(tmp_path, None, [])
+        return str(error.value)
+
+    (tmp_path / "model.safetensors").touch()
+    assert f"({tmp_path / 'model.safetensors'})" in message()
+    (tmp_path / "pytorch_model_fp32.bin").mkdir()
+    assert f"({tmp_path / 'pytorch_model_fp32.bin'})" in message()
+    (tmp_path / "pytorch_model_fp32").mkdir()
+    assert f"({tmp_path / 'pytorch_model_fp32'})" in message()
+    assert f"convert.import_torch original {tmp_path} {tmp_path / 'jaxvlm'}" in message()
+    # Once imported, that is what is read.
+    (tmp_path / "jaxvlm").mkdir()
+    about = {"format": 2, "content": "x", "model": {"projector": {}, "language": {}}}
+    (tmp_path / "jaxvlm" / "meta.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="holds imported weights; give a --config too"):
+        choose(tmp_path, None, [])
+    chosen = choose(tmp_path, tiny.__file__, [])
+    model = chosen.config.model
+    assert model.projector.weights == model.language.weights == str(tmp_path / "jaxvlm")
+    assert model.vision.weights is None and chosen.folder is None
+
+
+def test_a_configuration_takes_the_place_of_a_runs_data_and_evaluation(finished_run):
+    own = choose(finished_run, None, []).config
+    given = choose(finished_run, tiny.__file__, ["evaluation.max_new_tokens=5"]).config
+    assert given.evaluation.max_new_tokens == 5 and own.evaluation.max_new_tokens != 5
+    assert given.model == own.model and given.train == own.train
+    with pytest.raises(UserError, match=r"model\.language\.hidden_size is 64, but the run of"):
+        choose(finished_run, tiny.__file__, ["model.language.hidden_size=64"])
