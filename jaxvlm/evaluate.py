@@ -82,7 +82,8 @@ def _evaluate(flags: argparse.Namespace) -> None:
         raise UserError(f"--limit {flags.limit}: expected at least 1")
     share = _share(flags)
     # Not before: a wrong flag should be answered at once.
-    from jaxvlm.data.sources import First, Joined, load_sources
+    from jaxvlm.data.official import as_records
+    from jaxvlm.data.sources import First, Joined, known_records, load_sources
     from jaxvlm.generation.evaluation import Evaluation
     from jaxvlm.generation.restore import with_features
     from jaxvlm.generation.weights import choose
@@ -90,19 +91,20 @@ def _evaluate(flags: argparse.Namespace) -> None:
 
     chosen = choose(flags.checkpoint, flags.config, flags.overrides)
     config = chosen.config
-    split = tuple({"path": path} for path in flags.data or ()) or config.data[flags.split]
-    if not split:
-        raise UserError(f"the configuration names no data.{flags.split}; set it or give --data")
 
     def load(specs: Sequence) -> list:
         return load_sources(specs, config.data.image_roots, config.data.on_bad_record)
 
+    files = as_records(flags.data or (), known_records(config))
+    split = tuple({"path": path} for path in files) or config.data[flags.split]
+    if not split:
+        raise UserError(f"the configuration names no data.{flags.split}; set it or give --data")
     asked = load(split)
     training = load(config.data.train) if flags.controls and config.data.train else []
     records = Joined([source.records for source in asked])
     identity = {
         "split": flags.split,
-        "files": [source.path for source in asked],
+        "files": list(flags.data or [source.path for source in asked]),
         "records": [source.fingerprint for source in (*asked, *training)],
         "limit": flags.limit,
         "with_controls": flags.controls,
@@ -193,7 +195,11 @@ def parser() -> argparse.ArgumentParser:
         help="Python files that register more measures",
     )  # fmt: skip
     flags.add_argument("--split", default="test", choices=("train", "val", "test"))
-    flags.add_argument("--data", nargs="+", help="record files instead of the split's own")
+    flags.add_argument(
+        "--data",
+        nargs="+",
+        help="record files, or official ones of ScanQA or SQA3D, instead of the split's own",
+    )
     flags.add_argument("--limit", type=int, help="only the first so many questions")
     flags.add_argument(
         "--output",

@@ -26,8 +26,9 @@ def main(flags: argparse.Namespace) -> None:
     if flags.checkpoint is None and flags.config is None:
         raise UserError("expected --checkpoint, or a --config that names imported weights")
     # Not before: a wrong flag should be answered at once.
+    from jaxvlm.data.official import as_records
     from jaxvlm.data.sequence import set_key
-    from jaxvlm.data.sources import Joined, load_sources
+    from jaxvlm.data.sources import Joined, known_records, load_sources
     from jaxvlm.generation.answer import Asked, Group, answers
     from jaxvlm.generation.weights import choose
 
@@ -35,7 +36,7 @@ def main(flags: argparse.Namespace) -> None:
         f"evaluation.max_new_tokens={flags.max_new_tokens}"]  # fmt: skip
     chosen = choose(flags.checkpoint, flags.config, [*flags.overrides, *more])
     data = chosen.config.data
-    specs = [{"path": path} for path in flags.data]
+    specs = [{"path": path} for path in as_records(flags.data, known_records(chosen.config))]
     sources = load_sources(specs, data.image_roots, data.on_bad_record, unanswered=True)
     records = Joined([source.records for source in sources])
     count = min(len(records), flags.num_scenes or len(records))
@@ -102,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     flags.add_argument(
         "--data", "--arkit_glob", dest="data", nargs="+", required=True, metavar="FILE",
-        help="record files; a name may have * in it",
+        help="record files (a name may have * in it), or official ones of ScanQA or SQA3D",
     )  # fmt: skip
     flags.add_argument("--num_scenes", type=int, metavar="N", help="only the first so many records")
     flags.add_argument("--max_new_tokens", type=int, metavar="N", help="of an answer, at most")

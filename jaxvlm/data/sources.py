@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +148,18 @@ def load_sources(
                 f"found {spec!r}"
             )
     return [_load(dict(spec), image_roots, on_bad_record, unanswered) for spec in specs]
+
+
+def known_records(config) -> Iterator[Record]:
+    """Records of the files that a configuration names, those of the test split first.
+
+    Raises:
+      UserError: see `load_sources`.
+    """
+    data = config.data
+    for split in (data.test, data.val, data.train):
+        for source in load_sources(split, data.image_roots, "skip", True) if split else ():
+            yield from source.records
 
 
 def _load(spec: dict, image_roots: Sequence[str], on_bad_record: str, unanswered: bool) -> Source:
