@@ -1,5 +1,6 @@
 """What a run carries from update to update, created already sharded."""
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -34,6 +35,11 @@ class TrainState(NamedTuple):
 
 def abstract_parameters(config: VLMConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Every parameter of the model by path, float32."""
+    return dict(_abstract_parameters(config))
+
+
+@functools.cache
+def _abstract_parameters(config: VLMConfig) -> dict[str, jax.ShapeDtypeStruct]:
     return flatten(pure(abstract_vlm(config)))
 
 
