@@ -15,6 +15,7 @@ from pathlib import Path
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
+from jaxvlm.data.official import answers_of, as_records
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
 from jaxvlm.metrics.captions import TOKENIZERS
@@ -54,7 +55,8 @@ def _score(flags: argparse.Namespace) -> None:
     output = flags.output or flags.predictions.with_suffix("")
     if output == flags.predictions:
         output = output.with_name(f"{output.name}_scores")
-    summary = score_file(flags.predictions, output, flags.tokenizer)
+    known = answers_of(flags.data) if flags.data else None
+    summary = score_file(flags.predictions, output, flags.tokenizer, known)
     print(f"EM {percent(summary['em'])} of {summary['count']:,} questions")
     print_table(str(flags.predictions), *table(summary))
     print_table("All figures", ("figure", "value", "95% interval"), sentence_rows(summary))
@@ -82,7 +84,6 @@ def _evaluate(flags: argparse.Namespace) -> None:
         raise UserError(f"--limit {flags.limit}: expected at least 1")
     share = _share(flags)
     # Not before: a wrong flag should be answered at once.
-    from jaxvlm.data.official import as_records
     from jaxvlm.data.sources import First, Joined, known_records, load_sources
     from jaxvlm.generation.evaluation import Evaluation
     from jaxvlm.generation.restore import with_features
@@ -198,7 +199,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--data",
         nargs="+",
-        help="record files, or official ones of ScanQA or SQA3D, instead of the split's own",
+        help="record files, or official ones of ScanQA or SQA3D, instead of the split's own; with "
+        "--predictions, whose answers are right",
     )
     flags.add_argument("--limit", type=int, help="only the first so many questions")
     flags.add_argument(

@@ -10,6 +10,7 @@ from jaxvlm.data.prep.files import read_json
 from jaxvlm.data.prep.questions import read_questions
 from jaxvlm.data.prep.scanqa import question_record
 from jaxvlm.data.record import Record, record_entry
+from jaxvlm.data.records import open_records
 from jaxvlm.errors import UserError
 from jaxvlm.files import cache_folder, write_text
 
@@ -74,6 +75,27 @@ def _made(path: Path, dataset: str, scenes: Mapping[str, Record]) -> str:
         made.parent.mkdir(parents=True, exist_ok=True)
         write_text(made, text)
     return str(made)
+
+
+def answers_of(paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The answers to the questions of record files and official ones, by `question_id`.
+
+    Raises:
+      UserError: a file that cannot be read, or two questions of one id.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for path in paths:
+        dataset = dataset_of(Path(path))
+        asked = (
+            read_questions(dataset, Path(path), None)
+            if dataset
+            else (record for file in open_records(path) for record in file)
+        )
+        for each in asked:
+            if each.question_id in found:
+                raise UserError(f"{path}: the question_id {each.question_id!r} stands twice")
+            found[each.question_id] = each.answers
+    return found
 
 
 def _absolute(image: str) -> str:

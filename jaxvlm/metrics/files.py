@@ -2,23 +2,30 @@
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
-from jaxvlm.metrics.lines import read_lines
+from jaxvlm.metrics.lines import check_ids, read_lines
 from jaxvlm.metrics.scoring import Scores, score, summarize
 
 SCORED, SUMMARY = "scored.jsonl", "summary.json"
 
 
-def score_file(predictions: Path, output: Path, tokenizer: str) -> dict:
+def score_file(
+    predictions: Path,
+    output: Path,
+    tokenizer: str,
+    known: Mapping[str, Sequence[str]] | None = None,
+) -> dict:
     """Scores a file of predictions; the lines are never held together.
 
     Args:
       predictions: a line each, see `read_lines`.
       output: the folder of `scored.jsonl`, every line with its values, and of `summary.json`.
       tokenizer: "plain" or "ptb".
+      known: references by `question_id`, in place of the file's own; the file must answer them all.
 
     Returns:
       The summary.
@@ -26,22 +33,29 @@ def score_file(predictions: Path, output: Path, tokenizer: str) -> dict:
     Raises:
       UserError: a line that is none, or a folder that cannot be written.
     """
-    scores = score(read_lines(predictions), tokenizer)
+    if known is not None:
+        check_ids(predictions, known)
+    scores = score(read_lines(predictions, known), tokenizer)
     summary = {**summarize(scores), "predictions": str(predictions)}
     try:
         output.mkdir(parents=True, exist_ok=True)
-        write_scored(predictions, scores, output / SCORED)
+        write_scored(predictions, scores, output / SCORED, known)
         write_text(output / SUMMARY, json.dumps(summary, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"--output {output} cannot be written: {error.strerror}") from None
     return summary
 
 
-def write_scored(predictions: Path, scores: Scores, path: Path) -> None:
+def write_scored(
+    predictions: Path,
+    scores: Scores,
+    path: Path,
+    known: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Writes the lines of a file of predictions with the values of each; whole, or not at all."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with unfinished.open("w", encoding="utf-8") as file:
-        for number, line in enumerate(read_lines(predictions)):
+        for number, line in enumerate(read_lines(predictions, known)):
             del line["origin"]
             file.write(json.dumps(line | scores.of(number)) + "\n")
     unfinished.replace(path)

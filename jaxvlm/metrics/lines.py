@@ -1,20 +1,54 @@
 """Predictions in a file: one JSON object a line, the original's fields and ours."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jaxvlm.errors import UserError
 from jaxvlm.metrics.kinds import question_type
 
+_NAMED = 5
 _TEXTS = ("question", "task", "kind", "situation")
 
 
-def read_lines(path: Path) -> Iterator[dict]:
+def check_ids(path: Path, known: Mapping[str, Sequence[str]]) -> None:
+    """Checks that a predictions file answers certain questions, all of them and each once.
+
+    Raises:
+      UserError: it does not; it lists those that differ.
+    """
+    seen: dict[str, str] = {}
+    strange, lacking = [], dict.fromkeys(known)
+    for line in read_lines(path, known, strict=False):
+        key = str(line.get("question_id"))
+        if key in seen:
+            raise UserError(f"{line['origin']}: {key} stands there and at {seen[key]}")
+        seen[key] = line["origin"]
+        lacking.pop(key, None)
+        if key not in known:
+            strange.append(key)
+    problems = [
+        f"{what} {', '.join(keys[:_NAMED])}"
+        + (f" and {len(keys) - _NAMED:,} more" if len(keys) > _NAMED else "")
+        for what, keys in (("the records lack", strange), ("the file lacks", list(lacking)))
+        if keys
+    ]
+    if problems:
+        raise UserError(f"{path} does not match --data: {'; '.join(problems)}")
+
+
+def read_lines(
+    path: Path, known: Mapping[str, Sequence[str]] | None = None, strict: bool = True
+) -> Iterator[dict]:
     """The lines of a predictions file, one after the other.
 
     Each has `prediction`, `references` (a list of texts), `reference` (its own, or the first),
     `question`, `task`, `kind`, `scene_id`, whatever else the file has, and `origin`, its place.
+
+    Args:
+      path: of the file.
+      known: references by `question_id`, in place of the file's own.
+      strict: a line without a reference is an error.
 
     Raises:
       UserError: a file that cannot be read, or a line that is none; it names file and line.
@@ -25,7 +59,7 @@ def read_lines(path: Path) -> Iterator[dict]:
             for number, text in enumerate(file, 1):
                 if text.strip():
                     found += 1
-                    yield _line(text, f"{path}:{number}")
+                    yield _line(text, f"{path}:{number}", known, strict)
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise UserError(f"{path} cannot be read: {why}") from None
@@ -33,7 +67,7 @@ def read_lines(path: Path) -> Iterator[dict]:
         raise UserError(f"{path} holds no line")
 
 
-def _line(text: str, origin: str) -> dict:
+def _line(text: str, origin: str, known: Mapping[str, Sequence[str]] | None, strict: bool) -> dict:
     try:
         line = json.loads(text)
     except ValueError as error:
@@ -48,11 +82,14 @@ def _line(text: str, origin: str) -> dict:
         line[name] = line.get(name) or ""
         if not isinstance(line[name], str):
             raise UserError(f"{origin}: {name!r} should be a text, is {json.dumps(line[name])}")
-    references = _references(line, origin)
+    if known is not None:
+        line["references"] = list(known.get(str(line.get("question_id")), ()))
+        line["reference"] = next(iter(line["references"]), None)
+    references = _references(line, origin, strict)
     action = line["reference"] if isinstance(line.get("reference"), dict) else {}
     return line | {
         "references": references,
-        "reference": line.get("reference") or references[0],
+        "reference": line.get("reference") or next(iter(references), None),
         "kind": kind_of(line["question"], line["kind"], line["task"]),
         "scene_id": str(line.get("scene_id") or action.get("scene") or ""),
         "origin": origin,
@@ -64,7 +101,7 @@ def kind_of(question: str, kind: str, task: str) -> str:
     return kind if kind and kind != task else question_type(question)
 
 
-def _references(line: dict, origin: str) -> list[str]:
+def _references(line: dict, origin: str, strict: bool) -> list[str]:
     found = line.get("references")
     if found is None:
         found = line.get("reference")
@@ -75,6 +112,6 @@ def _references(line: dict, origin: str) -> list[str]:
         )
     texts = [each if isinstance(each, str) else json.dumps(each) for each in found]
     texts = [text for text in texts if text.strip()]
-    if not texts:
+    if not texts and strict:
         raise UserError(f"{origin}: no reference to score against ('reference' or 'references')")
     return texts

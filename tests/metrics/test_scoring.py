@@ -10,6 +10,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
 from jaxvlm import entry, evaluate
+from jaxvlm.data.official import answers_of
 from jaxvlm.errors import UserError
 from jaxvlm.metrics import captions, tasks
 from jaxvlm.metrics.compare import compare
@@ -247,3 +248,27 @@ def test_with_java_there_is_meteor_and_the_treebank_tokeniser(tmp_path, monkeypa
     found = score_file(write(tmp_path / "a", lines), tmp_path / "o", "ptb")
     assert found["tokenizer"] == "ptb" and found["meteor"] == pytest.approx(0.5, abs=0.01)
     assert found["rouge_l"] == 0.5
+
+
+def test_references_may_come_from_the_records(tmp_path):
+    """An official file, or records; what does not match is listed."""
+    official = [
+        {"question_id": f"val-{i}", "scene_id": "s", "question": "What?", "answers": [f"thing{i}"]}
+        for i in range(8)
+    ]
+    (tmp_path / "val.json").write_text(json.dumps(official))
+    lines = [{"prediction": f"thing{i}", "question_id": f"val-{i}"} for i in range(8)]
+    known = answers_of([str(tmp_path / "val.json")])
+    found = score_file(write(tmp_path / "a", lines), tmp_path / "o", "plain", known)
+    assert found["count"] == 8 and found["em"] == 1
+    scored = json.loads((tmp_path / "o" / "scored.jsonl").read_text().splitlines()[3])
+    assert scored["references"] == ["thing3"] == [scored["reference"]]
+    lines[0]["question_id"] = "val-99"
+    with pytest.raises(UserError, match=r"records lack val-99; the file lacks val-0"):
+        score_file(write(tmp_path / "a", lines), tmp_path / "o", "plain", known)
+    with pytest.raises(UserError, match=r"a:9: val-1 stands there and at .*a:2"):
+        score_file(write(tmp_path / "a", [*lines, lines[1]]), tmp_path / "o", "plain", known)
+    official[1]["question_id"] = "val-0"
+    (tmp_path / "val.json").write_text(json.dumps(official))
+    with pytest.raises(UserError, match="the question_id 'val-0' stands twice"):
+        answers_of([str(tmp_path / "val.json")])
