@@ -30,6 +30,7 @@ from jaxvlm.metrics.summary import (
 )
 from jaxvlm.metrics.tasks import read_measures
 from jaxvlm.shares import Share, add_shard
+from jaxvlm.workdir import open_workdir
 
 PREDICTIONS, REPORT = "predictions.jsonl", "report.html"
 
@@ -124,22 +125,24 @@ def _evaluate(flags: argparse.Namespace) -> None:
         made = Evaluation(
             First(records, count), flags.controls, config.seed, output, share, json.dumps(identity)
         )
-        made.begin()
-        answerer = chosen.answerer()
-        if config.evaluation.features:
-            answerer = with_features(answerer, {records[i].images for i in range(count)})
-        made.answer(answerer)
-        if share.index:
-            return
-        made.wait(flags.join_seconds)
-        guess = QuestionOnlyGuess(
-            (r.question, kind_of(r.question, r.kind, r.task), r.answer)
-            for source in training
-            for r in source.records
-        )
-        summary = made.finish(
-            title, flags.tokenizer, guess if training else None, identity | scored
-        )
+        # Two that answer the same questions would write the same lines.
+        with open_workdir(made.folder, "--output"):
+            made.begin()
+            answerer = chosen.answerer()
+            if config.evaluation.features:
+                answerer = with_features(answerer, {records[i].images for i in range(count)})
+            made.answer(answerer)
+            if share.index:
+                return
+            made.wait(flags.join_seconds)
+            guess = QuestionOnlyGuess(
+                (r.question, kind_of(r.question, r.kind, r.task), r.answer)
+                for source in training
+                for r in source.records
+            )
+            summary = made.finish(
+                title, flags.tokenizer, guess if training else None, identity | scored
+            )
     print(summary["headline"])
     print_table(title, *table(summary))
     print_table("All figures", ("figure", "value", "95% interval"), sentence_rows(summary))

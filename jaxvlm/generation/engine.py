@@ -129,7 +129,7 @@ class Engine:
         devices = self._program.mesh.size
         longest = max(len(request.tokens) for request in requests)
         need = max(len(request.tokens) + request.most for request in requests)
-        self._make_room(max(need, bucket(longest) + 1), requests[0].visual.dtype)
+        self._make_room(max(need, bucket(longest) + 1))
         length, shape = bucket(longest), (devices, self._prompts)
         prompts = Prompts(
             np.zeros((*shape, length), np.int32),
@@ -155,7 +155,7 @@ class Engine:
             self._weights, self._state, jax.device_put(flat, self._split)
         )
 
-    def _make_room(self, need: int, dtype) -> None:
+    def _make_room(self, need: int) -> None:
         slots = 2 ** int(np.ceil(np.log2(max(need, _SMALLEST))))
         if self._state is None:
             self._state = self._program.empty(self._rows, slots, self._weights.embedding.dtype)

@@ -31,7 +31,7 @@ from jaxvlm.metrics.summary import line_of, with_controls
 from jaxvlm.shares import Share
 
 REPORT, SUMMARY = "report.html", "summary.json"
-_OWN = ""
+_OWN, _IDENTITY = "", "identity"
 _POLL_SECONDS = 2.0
 _TOGETHER = 512
 
@@ -71,13 +71,22 @@ class Evaluation:
         """The files of all processes, of any number, that ever answered in this way."""
         name = predictions_name(way)
         others = sorted(self._parts.glob(f"*/{name}")) if self._parts.is_dir() else []
-        return [self.output / name, *others]
+        # What the first process has not cleared away yet may be of another evaluation.
+        return [*([self.output / name] if self._stands() else []), *others]
+
+    def _stands(self) -> bool:
+        """Whether the lines in the folder are this evaluation's."""
+        known = self.output / _IDENTITY
+        return known.exists() and known.read_text(encoding="utf-8") == self.identity
+
+    @property
+    def folder(self) -> Path:
+        """Where this process writes."""
+        return self._parts / str(self.share.index) if self.share.index else self.output
 
     def own_path(self, way: str) -> Path:
         """This process's file."""
-        name = predictions_name(way)
-        first = self.share.index == 0
-        return self.output / name if first else self._parts / str(self.share.index) / name
+        return self.folder / predictions_name(way)
 
     @functools.cached_property
     def _shown(self) -> dict[str, list[int] | None]:
@@ -106,18 +115,16 @@ class Evaluation:
         for record in self._all():
             if not record.answers:
                 raise UserError(f"{record.origin}: no answer to score against")
-        known = self.output / "identity"
+        if self.share.index:
+            return
         try:
-            self.output.mkdir(parents=True, exist_ok=True)
-            if self.share.index:
-                return
             (self.output / SUMMARY).unlink(missing_ok=True)
-            if not (known.exists() and known.read_text(encoding="utf-8") == self.identity):
+            if not self._stands():
                 for path in self.output.glob("predictions*.jsonl"):
                     path.unlink()
                 for folder in set(self.output.glob("parts-*")) - {self._parts}:
                     shutil.rmtree(folder, ignore_errors=True)
-                write_text(known, self.identity)
+                write_text(self.output / _IDENTITY, self.identity)
         except OSError as error:
             raise UserError(f"--output {self.output} cannot be written: {error.strerror}") from None
 

@@ -51,15 +51,14 @@ class DecoderWeights(NamedTuple):
     head: Float[Array, "D W"] | None
 
 
-def decoder_weights(params: Mapping[str, Array], layers: int) -> DecoderWeights:
+def decoder_weights(params: dict[str, Array], layers: int) -> DecoderWeights:
     """The weights from the flat parameters of the language model, stacked as in training.
 
     Args:
-      params: paths below `language/`; stacks are taken out and cut one after the other, so that
+      params: paths below `language/`. It is emptied: stacks are cut one after the other, so that
         none is held twice for long.
       layers: how many there are.
     """
-    params = dict(params)
     cut: list[dict[str, Array]] = [{} for _ in range(layers)]
     for path in [path for path in params if path.startswith(_STACK)]:
         for index, leaf in enumerate(jnp.unstack(params.pop(path))):

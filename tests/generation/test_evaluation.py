@@ -12,6 +12,7 @@ from jaxvlm.errors import UserError
 from jaxvlm.generation import evaluation
 from jaxvlm.generation.evaluation import Evaluation
 from jaxvlm.generation.journal import Journal, in_order, places
+from jaxvlm.workdir import open_workdir
 
 FILES = ("predictions.jsonl", "predictions.no_image.jsonl", "predictions.other_images.jsonl")
 
@@ -117,6 +118,23 @@ def test_lines_of_another_checkpoint_are_dropped(finished_run, tmp_path):
     evaluate.main(command(finished_run, tmp_path))
     assert "of another one" not in (tmp_path / "predictions.jsonl").read_text()
     assert [line["index"] for line in lines(tmp_path / "predictions.jsonl")] == list(range(6))
+
+
+def test_stale_lines_that_are_not_cleared_yet_do_not_count(finished_run, whole, tmp_path):
+    """The second process begins before the first has looked at the folder."""
+    old = whole / "predictions.jsonl"
+    (tmp_path / "predictions.jsonl").write_text(old.read_text())
+    (tmp_path / "identity").write_text("of another one")
+    evaluate.main(command(finished_run, tmp_path, "--shard", "1/2"))
+    (part,) = tmp_path.glob("parts-*/1/predictions.jsonl")
+    assert lines(part)
+    evaluate.main(command(finished_run, tmp_path))
+    assert lines(tmp_path / "predictions.jsonl") == lines(old)
+
+
+def test_two_at_once_are_refused(finished_run, tmp_path):
+    with open_workdir(tmp_path), pytest.raises(UserError, match="another run works in"):
+        evaluate.main(command(finished_run, tmp_path))
 
 
 def test_a_record_without_a_reference_is_named(tmp_path):
