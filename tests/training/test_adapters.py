@@ -15,6 +15,7 @@ from conftest import make_toy
 from convert import export_torch
 from convert.stored import open_stored
 from jaxvlm.errors import UserError
+from jaxvlm.generation.restore import restore_answerer
 from jaxvlm.models import lora, perceiver
 from jaxvlm.models.adapted import merged
 from jaxvlm.models.lora import LoraConfig, is_adapter
@@ -73,6 +74,23 @@ def test_a_run_moves_adapters_and_no_kernel(adapted, weights):
         adapted_kernel = path.split("/")[-2] in LORA["model__language__lora__targets"]
         moved = not np.array_equal(stored.params[path], value)
         assert moved == (adapted_kernel or path.startswith(("projector/", "geometry/"))), path
+
+
+def test_answers_are_the_adapted_models(adapted, toy, records):
+    """Adapters are added to their kernels: a prompt's logits are those of the training pass."""
+    folder = find_checkpoint(adapted)
+    config = run_config(folder, [])
+    answerer = restore_answerer(folder, config)
+    model_config = vlm_config(config.model)
+    params = run_parameters(folder, config, toy.mesh)
+    model = load(abstract_vlm(model_config), unflatten(params)).language
+    tokens = np.arange(12)[None]
+    places = jnp.arange(12)[None]
+    expected = model.logits(model(model.embed(tokens), places, jnp.ones_like(places)))
+    decoder, weights = answerer.engine._program.decoder, answerer.engine._weights
+    assert decoder.config.lora is None and model_config.language.lora is not None
+    hidden, _ = decoder.prefill(weights, decoder.embed(weights, tokens))
+    np.testing.assert_allclose(decoder.logits(weights, hidden), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -208,6 +226,10 @@ def test_first_layers_stay_and_the_others_learn(toy, records, weights, tmp_path)
         merged_layers, stored.params["language/layers/mlp/up_proj/kernel"]
     )
     assert set(flatten(unflatten(params))) == set(shapes)
+    # And it answers, with all layers in their order.
+    weights = restore_answerer(folder, own).engine._weights
+    for index, layer in enumerate(weights.layers):
+        np.testing.assert_array_equal(layer["mlp"]["up_proj"]["kernel"], merged_layers[index])
 
 
 def test_all_layers_are_frozen_by_a_rule_instead(records):
