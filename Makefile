@@ -6,6 +6,9 @@ PY := $(VENV)/bin/python
 RUN := runs/demo
 FEATURES := --config.data.features.folder=$(RUN)/features --config.data.features.dtype=float32
 
+# Two tests at a time; those of a file in one process, for they share what they have made.
+PARALLEL := -n 2 --dist loadfile
+
 # glibc hands large blocks back to the system after every update; keeping them saves a fifth of the
 # demo's time.
 demo: export MALLOC_MMAP_MAX_ = 0
@@ -21,10 +24,10 @@ demo: $(VENV)/.run
 	$(PY) -m jaxvlm.evaluate --checkpoint $(RUN) --split test --output $(RUN)/evaluation
 
 test: $(VENV)/.test
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: $(VENV)/.test
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m slow $(PARALLEL)
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -31,7 +31,7 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError(
             f"--images: {len(flags.images)} views, but this run was trained with at most {most}"
         )
-    answerer = chosen.answerer()
+    answerer = chosen.answerer(lambda: {tuple(flags.images)})
     for question in [flags.question] if flags.question is not None else _typed():
         shown = ""
         record = parse_record({**fields, "question": question}, "--question and --geometry")

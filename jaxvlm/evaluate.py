@@ -18,7 +18,7 @@ from jaxvlm.console import print_table
 from jaxvlm.data.official import answers_of, as_records
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
-from jaxvlm.metrics.captions import TOKENIZERS
+from jaxvlm.metrics.captions import TOKENIZERS, check_tokenizer
 from jaxvlm.metrics.compare import compare
 from jaxvlm.metrics.files import SCORED, SUMMARY, score_file
 from jaxvlm.metrics.lines import kind_of
@@ -42,6 +42,7 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError("expected one of --checkpoint (or --config), --predictions and --compare")
     if flags.overrides and not runs:
         raise UserError(f"--config.{flags.overrides[0]} belongs to --checkpoint")
+    check_tokenizer(flags.tokenizer)
     for path in flags.metrics:
         read_measures(path)
     if runs:
@@ -85,9 +86,8 @@ def _evaluate(flags: argparse.Namespace) -> None:
         raise UserError(f"--limit {flags.limit}: expected at least 1")
     share = _share(flags)
     # Not before: a wrong flag should be answered at once.
-    from jaxvlm.data.sources import First, Joined, known_records, load_sources
+    from jaxvlm.data.sources import Joined, known_records, load_sources
     from jaxvlm.generation.evaluation import Evaluation
-    from jaxvlm.generation.restore import with_features
     from jaxvlm.generation.weights import choose
     from jaxvlm.metrics.guess import QuestionOnlyGuess
 
@@ -104,33 +104,33 @@ def _evaluate(flags: argparse.Namespace) -> None:
     asked = load(split)
     training = load(config.data.train) if flags.controls and config.data.train else []
     records = Joined([source.records for source in asked])
-    identity = {
+    # What lines depend on, and what figures do.
+    lines = {"records": [source.fingerprint for source in asked], **chosen.identity()}
+    identity = lines | {
         "split": flags.split,
         "files": list(flags.data or [source.path for source in asked]),
-        "records": [source.fingerprint for source in (*asked, *training)],
+        "training": [source.fingerprint for source in training],
         "limit": flags.limit,
         "with_controls": flags.controls,
-        **chosen.identity(),
+        "tokenizer": flags.tokenizer,
+        "measures": [path.read_text(encoding="utf-8") for path in flags.metrics],
     }
-    scored = {"tokenizer": flags.tokenizer,
-              "measures": [path.read_text(encoding="utf-8") for path in flags.metrics]}  # fmt: skip
     workdir = chosen.workdir or Path("runs") / Path(flags.config.partition(":")[0]).stem
     output = flags.output or workdir / "evaluation" / flags.split
     title = f"{workdir.name}: {flags.split} split"
-    summary = _standing(output, identity | scored)
+    summary = _standing(output, identity)
     if summary is not None:
         print(f"{output}: up to date")
     else:
         count = len(records) if flags.limit is None else min(flags.limit, len(records))
         made = Evaluation(
-            First(records, count), flags.controls, config.seed, output, share, json.dumps(identity)
+            records, count, flags.controls, config.seed, output, share, json.dumps(lines)
         )
         # Two that answer the same questions would write the same lines.
         with open_workdir(made.folder, "--output"):
+            # First: weights that do not fit leave what stands in the folder.
+            answerer = chosen.answerer(made.image_sets)
             made.begin()
-            answerer = chosen.answerer()
-            if config.evaluation.features:
-                answerer = with_features(answerer, {records[i].images for i in range(count)})
             made.answer(answerer)
             if share.index:
                 return
@@ -140,9 +140,7 @@ def _evaluate(flags: argparse.Namespace) -> None:
                 for source in training
                 for r in source.records
             )
-            summary = made.finish(
-                title, flags.tokenizer, guess if training else None, identity | scored
-            )
+            summary = made.finish(title, flags.tokenizer, guess if training else None, identity)
     print(summary["headline"])
     print_table(title, *table(summary))
     print_table("All figures", ("figure", "value", "95% interval"), sentence_rows(summary))

@@ -2,19 +2,25 @@
 
     python -m jaxvlm.predict --checkpoint runs/stage1 --data "data/mine/*.jsonl" --output out.jsonl
 
-The flags of the original's inference work too: --config, --arkit_glob, --checkpoint_dir,
---num_scenes, --max_new_tokens, --device and --output_jsonl.
+Killed, the same command goes on. The flags of the original's inference work too: --config,
+--arkit_glob, --checkpoint_dir, --num_scenes, --max_new_tokens, --device and --output_jsonl.
 """
 
 import argparse
 import json
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxvlm import entry
-from jaxvlm.console import progress
+from jaxvlm.console import progress, say
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
+from jaxvlm.workdir import open_workdir
+
+# Reasons that are printed.
+_NAMED = 5
 
 
 def main(flags: argparse.Namespace) -> None:
@@ -30,6 +36,7 @@ def main(flags: argparse.Namespace) -> None:
     from jaxvlm.data.sequence import set_key
     from jaxvlm.data.sources import Joined, known_records, load_sources
     from jaxvlm.generation.answer import Asked, Group, answers
+    from jaxvlm.generation.journal import Journal, in_order, places
     from jaxvlm.generation.weights import choose
 
     more = [] if flags.max_new_tokens is None else [
@@ -40,35 +47,58 @@ def main(flags: argparse.Namespace) -> None:
     sources = load_sources(specs, data.image_roots, data.on_bad_record, unanswered=True)
     records = Joined([source.records for source in sources])
     count = min(len(records), flags.num_scenes or len(records))
-    try:
-        flags.output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {flags.output} cannot be written: {error.strerror}") from None
-    by_set: dict[bytes, Group] = {}
+    # Records are parsed again where they are needed, so that they are never all held.
+    by_set: dict[bytes, list[int]] = {}
     for index in range(count):
-        group = by_set.setdefault(set_key(records[index]), Group(records[index], []))
-        group.asked.append(Asked(index, index, records[index]))
-    lines: dict[int, str] = {}
-    with progress("answering", count) as advance:
-        for found in answers(chosen.answerer(), by_set.values()):
-            record = records[found.key]
-            if found.text is not None:
-                line = {
-                    "index": found.key,
-                    "scene_id": record.scene_id or (record.action or {}).get("scene"),
-                    "question": record.question,
-                    "prediction": found.text,
-                    "raw_prediction": found.text,
-                    "reference": record.action or record.answer or None,
-                    "references": list(record.answers),
-                    "task": record.task,
-                    "question_id": record.question_id,
-                }
-                lines[found.key] = json.dumps(line) + "\n"
-            advance()
-    write_text(flags.output, "".join(lines[index] for index in sorted(lines)))
-    print(f"{flags.output}: {len(lines):,} answers"
-          + (f", {count - len(lines):,} left out" if len(lines) < count else ""))  # fmt: skip
+        by_set.setdefault(set_key(records[index]), []).append(index)
+    with open_workdir(flags.output.with_name(f"{flags.output.name}.part"), "--output") as part:
+        identity = json.dumps([chosen.identity(), [source.fingerprint for source in sources]])
+        if _read(part / "identity") != identity:
+            (part / "lines.jsonl").unlink(missing_ok=True)
+        answerer = chosen.answerer(lambda: {records[each[0]].images for each in by_set.values()})
+        write_text(part / "identity", identity)
+        done = {index for index, _, _ in places(part / "lines.jsonl")}
+
+        def groups() -> Iterator[Group]:
+            for indices in by_set.values():
+                asked = [Asked(i, i, records[i]) for i in indices if i not in done]
+                if asked:
+                    yield Group(records[indices[0]], asked)
+
+        with Journal(part / "lines.jsonl") as journal, progress("answering", count) as advance:
+            advance(len(done))
+            for found in answers(answerer, groups()):
+                journal.write(_line(found, records[found.key]))
+                advance()
+        lines = [line for line in in_order([part / "lines.jsonl"]) if line["index"] < count]
+        write_text(flags.output, "".join(json.dumps(x) + "\n" for x in lines if "prediction" in x))
+        shutil.rmtree(part)
+    lost = [line["lost"] for line in lines if "lost" in line]
+    for why in lost[:_NAMED]:
+        say(f"warning: left out: {why}", warns=True)
+    print(f"{flags.output}: {len(lines) - len(lost):,} answers"
+          + (f", {len(lost):,} left out" if lost else ""))  # fmt: skip
+
+
+def _line(found, record) -> dict:
+    """What stands in the file: the original's fields, then ours."""
+    if found.text is None:
+        return {"index": found.key, "lost": found.lost}
+    return {
+        "index": found.key,
+        "scene_id": record.scene_id or (record.action or {}).get("scene"),
+        "question": record.question,
+        "prediction": found.text,
+        "raw_prediction": found.text,
+        "reference": record.action or record.answer or None,
+        "references": list(record.answers),
+        "task": record.task,
+        "question_id": record.question_id,
+    }
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def _take_device(name: str) -> None:

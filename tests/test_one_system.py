@@ -224,8 +224,8 @@ def test_stage_1_goes_the_whole_way_at_small_sizes(python, run):
     summary = json.loads((workdir / "evaluation" / "test" / "summary.json").read_text())
     assert summary["files"] == [f"data/processed/{name}/test_split.jsonl" for name in DATASETS]
     assert summary["count"] == len(DATASETS) * len(SCENES["test"]) * len(ASKED)
-    run = [value for value in summary["controls"].values() if value is not None]
-    assert len(run) >= 2 and all(0 <= x <= 1 for x in (summary["em"], *run))
+    controls = [value for value in summary["controls"].values() if value is not None]
+    assert len(controls) >= 2 and all(0 <= x <= 1 for x in (summary["em"], *controls))
 
     run("-m", "convert.export_torch", workdir, "exported", "--format", "hf")
     exported = transformers.AutoModelForCausalLM.from_pretrained("exported")

@@ -75,21 +75,6 @@ class Joined(Sequence[Record]):
         return self._parts[part][index - self._ends[part] + len(self._parts[part])]
 
 
-class First(Sequence[Record]):
-    """The first of some records."""
-
-    def __init__(self, records: Sequence[Record], count: int):
-        self._records, self._count = records, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        return self._records[index]
-
-
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Records that are drawn with one weight.

@@ -53,6 +53,7 @@ class Text(NamedTuple):
       text: what was answered; None where its images could not be read.
       lost: why they could not.
       tokens: of the answer.
+      ended: whether it came to its end, rather than to its limit.
       seconds: that it took, beside others.
     """
 
@@ -60,6 +61,7 @@ class Text(NamedTuple):
     text: str | None
     lost: str = ""
     tokens: int = 0
+    ended: bool = False
     seconds: float = 0.0
 
 
@@ -72,7 +74,7 @@ def answers(answerer: Answerer, groups: Iterable[Group]) -> Iterator[Text]:
     lost: list[Text] = []
     for answer in answerer.engine.run(_requests(answerer, groups, lost)):
         text = answerer.tokenizer.decode(answer.tokens)
-        yield Text(answer.key, text, "", len(answer.tokens), answer.seconds)
+        yield Text(answer.key, text, "", len(answer.tokens), answer.ended, answer.seconds)
         yield from _emptied(lost)
     yield from _emptied(lost)
 
@@ -102,23 +104,18 @@ def stream(answerer: Answerer, record: Record) -> Iterator[str]:
         yield answerer.tokenizer.decode(tokens)
 
 
-def prompts(answerer: Answerer, records: Iterable[Record]) -> list[Sample]:
-    """Tokenises the records' questions without their answers."""
+def prompts(answerer: Answerer, records: Iterable[Record]) -> tuple[list[Sample], int]:
+    """Tokenises the records' questions without their answers; counts those that were shortened."""
     records = [dataclasses.replace(record, answer="") for record in records]
     config = answerer.config
     most = len(answerer.layout.index(config.data.num_views, True))
-    samples, shortened = tokenize(
-        records, answerer.tokenizer, config.text.template, config.text.max_length, most
-    )
-    if shortened:
-        say(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
-    return samples
+    return tokenize(records, answerer.tokenizer, config.text.template, config.text.max_length, most)
 
 
 def _requests(answerer: Answerer, groups: Iterable[Group], lost: list[Text]) -> Iterator[Request]:
     """The engine's requests; questions whose images are lost go to `lost` instead."""
     size = answerer.config.evaluation.batch_sets * answerer.devices
-    nothing = np.zeros(0, np.int32)
+    nothing, shortened = np.zeros(0, np.int32), 0
     for chunk, sets in _read_ahead(answerer, _chunks(groups, size)):
         visual = answerer.encode(sets)
         for place, group in enumerate(chunk):
@@ -129,11 +126,14 @@ def _requests(answerer: Answerer, groups: Iterable[Group], lost: list[Text]) -> 
             if group.shown is not None:
                 geometry = answerer.reader.has_geometry(group.shown)
                 index = answerer.layout.index(_views(answerer, group.shown), geometry)
-            samples = prompts(answerer, (each.record for each in group.asked))
+            samples, cut = prompts(answerer, (each.record for each in group.asked))
+            shortened += cut
             for each, sample in zip(group.asked, samples, strict=True):
                 tokens = prompt(sample, index, answerer.tokenizer.placeholder_id)
                 most = answerer.config.evaluation.max_new_tokens
                 yield Request(each.key, each.serial, *tokens, visual[place], most)
+    if shortened:
+        say(f"{shortened:,} questions were shortened to text.max_length")
 
 
 def _read_ahead(

@@ -81,6 +81,8 @@ class Engine:
 
     def run(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """Answers requests, in the order in which they come to their end."""
+        # What a run that was broken off has left.
+        self._taken.clear()
         waiting, more = iter(requests), True
         while True:
             while more and (free := self._free()):
@@ -100,6 +102,7 @@ class Engine:
 
     def stream(self, request: Request) -> Iterator[Int32[np.ndarray, "G"]]:
         """The answer to one request as far as it is known, token after token."""
+        self._taken.clear()
         self._admit([request], self._free())
         while True:
             (place,) = self._taken
@@ -156,7 +159,7 @@ class Engine:
         )
 
     def _make_room(self, need: int) -> None:
-        slots = 2 ** int(np.ceil(np.log2(max(need, _SMALLEST))))
+        slots = bucket(need)
         if self._state is None:
             self._state = self._program.empty(self._rows, slots, self._weights.embedding.dtype)
         elif slots > self._state.tokens.shape[1]:

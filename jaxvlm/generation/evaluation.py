@@ -4,6 +4,7 @@ Several processes share the image sets among them. Each writes files of its own,
 of the others but the folder; the first one waits for their lines and joins them.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -26,7 +27,7 @@ from jaxvlm.metrics.files import write_scored
 from jaxvlm.metrics.guess import QuestionOnlyGuess
 from jaxvlm.metrics.lines import read_lines
 from jaxvlm.metrics.report import page
-from jaxvlm.metrics.scoring import score, summarize
+from jaxvlm.metrics.scoring import score, summarize, without_values
 from jaxvlm.metrics.summary import line_of, with_controls
 from jaxvlm.shares import Share
 
@@ -46,7 +47,8 @@ class Evaluation:
     """What is evaluated.
 
     Attributes:
-      records: all of them, parsed when they are asked for.
+      records: all of the files', parsed when they are asked for.
+      count: how many of them, from the first, are asked about.
       controls: whether the questions are also asked without picture and with others'.
       seed: of the scenes' exchange.
       output: the folder.
@@ -55,6 +57,7 @@ class Evaluation:
     """
 
     records: Sequence[Record]
+    count: int
     controls: bool
     seed: int
     output: Path
@@ -91,12 +94,19 @@ class Evaluation:
     @functools.cached_property
     def _shown(self) -> dict[str, list[int] | None]:
         """By way of asking, for each question the record whose images are shown."""
-        own = list(range(len(self.records)))
+        own = list(range(self.count))
         if not self.controls:
             return {_OWN: own}
-        other = other_scenes([scene_of(record) for record in self._all()], self.seed)
+        # Of all records: which are shown does not depend on how many are asked about.
+        scenes = [scene_of(self.records[index]) for index in range(len(self.records))]
+        other = other_scenes(scenes, self.seed)
         found: dict[str, list[int] | None] = {_OWN: own, "no_image": None}
-        return found | ({"other_images": other} if other else {})
+        return found | ({"other_images": other[: self.count]} if other else {})
+
+    def image_sets(self) -> set[tuple[str, ...]]:
+        """Those that are shown."""
+        needed = {i for shown in self._shown.values() for i in shown or ()}
+        return {self.records[index].images for index in needed}
 
     @property
     def ways(self) -> list[str]:
@@ -104,7 +114,7 @@ class Evaluation:
         return list(self._shown)
 
     def _all(self) -> Iterator[Record]:
-        return (self.records[index] for index in range(len(self.records)))
+        return (self.records[index] for index in range(self.count))
 
     def begin(self) -> None:
         """Keeps the lines of a run that broke off, and drops those of another one.
@@ -140,8 +150,8 @@ class Evaluation:
             f"answering {total:,} questions with {answerer.checkpoint}"
             + (f"; {known:,} answers stand" if known else "")
         )
-        journals = {way: Journal(self.own_path(way)) for way in self.ways}
-        try:
+        with contextlib.ExitStack() as stack:
+            journals = {way: stack.enter_context(Journal(self.own_path(way))) for way in self.ways}
             with progress("answering", total) as advance:
                 for found in answers(answerer, self._asked(groups)):
                     way, index = found.key
@@ -150,21 +160,25 @@ class Evaluation:
                         journals[way].write({"index": index, "lost": found.lost})
                     else:
                         line = line_of(index, self.records[index], found.text)
-                        took = {"tokens": found.tokens, "seconds": round(found.seconds, 4)}
+                        took = {
+                            "tokens": found.tokens,
+                            "ended": found.ended,
+                            "seconds": round(found.seconds, 4),
+                        }
                         journals[way].write(line | took)
                     advance()
-        finally:
-            for journal in journals.values():
-                journal.__exit__()
 
     def _groups(self, done: dict[str, set[int]]) -> list[tuple[int | None, list[tuple[str, int]]]]:
         """By image set the questions about it, as numbers; those without picture together."""
-        keys, by_set = [set_key(record) for record in self._all()], {}
+        # Controls may show sets of records that are not asked about.
+        needed = sorted({i for shown in self._shown.values() for i in shown or ()})
+        keys = {index: set_key(self.records[index]) for index in needed}
+        by_set: dict[bytes | None, list[tuple[str, int]]] = {}
         first: dict[bytes, int] = {}
-        for index, key in enumerate(keys):
+        for index, key in keys.items():
             first.setdefault(key, index)
         for way, shown in self._shown.items():
-            for index in range(len(keys)):
+            for index in range(self.count):
                 key = keys[shown[index]] if shown else None
                 by_set.setdefault(key, []).append((way, index))
         mine = list(by_set.items())
@@ -197,23 +211,42 @@ class Evaluation:
         if self.share.whole:
             return
         before, since = -1, time.monotonic()
+        read: dict[Path, tuple[int, set[int]]] = {}
         while True:
-            there = sum(
-                len({index for path in self.paths(way) for index, _, _ in places(path)})
-                for way in self.ways
-            )
-            missing = len(self.ways) * len(self.records) - there
+            missing = sum(self.count - len(self._there(way, read)) for way in self.ways)
             if not missing:
                 return
-            if there != before:
-                before, since = there, time.monotonic()
+            if missing != before:
+                before, since = missing, time.monotonic()
                 say(f"waiting for {missing:,} answers of the other processes")
             if time.monotonic() - since > seconds:
                 raise UserError(
                     f"{missing:,} answers of the other processes are missing in {self.output}, and "
-                    f"none came for {seconds:.0f} seconds; start them again, or all in one process"
+                    f"none came for {seconds:.0f} seconds; start them again (with the same update "
+                    "as --checkpoint), or all in one process"
                 )
             time.sleep(_POLL_SECONDS)
+
+    def _there(self, way: str, read: dict[Path, tuple[int, set[int]]]) -> set[int]:
+        """Whose answers stand; of each file only what is behind the place `read` is read."""
+        found: set[int] = set()
+        for path in self.paths(way):
+            start, known = read.get(path, (0, set()))
+            for index, _, end in places(path, start):
+                known.add(index)
+                start = end
+            read[path] = start, known
+            found |= known
+        return {index for index in found if index < self.count}
+
+    def _lost(self) -> set[int]:
+        """Questions whose images could not be read, in one way of asking or another."""
+        return {
+            line["index"]
+            for way in self.ways
+            for line in in_order(self.paths(way))
+            if "lost" in line and line["index"] < self.count
+        }
 
     def finish(
         self, title: str, tokenizer: str, guess: QuestionOnlyGuess | None, identity: dict
@@ -223,24 +256,39 @@ class Evaluation:
         Raises:
           UserError: there is nothing to score.
         """
-        summaries, lost = {}, set()
+        lost = self._lost()
+        summaries = {}
         for way in self.ways:
             path = self.output / predictions_name(way)
             draft = draft_of(path)
-            with draft.open("w", encoding="utf-8") as file:
-                for line in in_order(self.paths(way)):
-                    if "lost" in line:
-                        lost.add(line["index"])
-                    else:
-                        file.write(json.dumps(line) + "\n")
-            scores = score(read_lines(draft), tokenizer)
-            write_scored(draft, scores, path)
-            draft.unlink()
+            try:
+                count = 0
+                with draft.open("w", encoding="utf-8") as file:
+                    for line in in_order(self.paths(way)):
+                        # What one way has lost is left out of all, so that they can be compared.
+                        if line["index"] < self.count and line["index"] not in lost:
+                            file.write(json.dumps(without_values(line)) + "\n")
+                            count += 1
+                if count + len(lost) != self.count:
+                    raise UserError(
+                        f"{self.output} holds {count:,} of {self.count - len(lost):,} answers "
+                        f"({predictions_name(way)}); were some removed? The same command asks again"
+                    )
+                scores = score(read_lines(draft), tokenizer)
+                write_scored(draft, scores, path)
+            finally:
+                draft.unlink(missing_ok=True)
             summaries[way] = summarize(scores)
         shutil.rmtree(self._parts, ignore_errors=True)
         lines = functools.partial(read_lines, self.output / predictions_name(_OWN))
         own = summaries.pop(_OWN)
-        summary = {**with_controls(own, summaries, guess, lines()), "lost": len(lost), **identity}
+        summary = with_controls(own, summaries, guess, lines())
+        # Whose text was cut off at evaluation.max_new_tokens.
+        summary |= {
+            "lost": len(lost),
+            "cut": sum(not line["ended"] for line in lines()),
+            **identity,
+        }
         write_text(self.output / REPORT, page(title, summary, lines))
         # Last: where it stands, everything stands.
         write_text(self.output / SUMMARY, json.dumps(summary, indent=2) + "\n")

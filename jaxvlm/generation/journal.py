@@ -16,7 +16,6 @@ class Journal:
         """Opens a file behind its last whole line, or makes one."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.done = {index for index, _, _ in places(path)}
         whole = max((end for _, _, end in places(path)), default=0)
         self._file: IO[bytes] = path.open("ab")
         self._file.truncate(whole)
@@ -25,7 +24,6 @@ class Journal:
         """Adds a line, which is on its way to the disk when this returns."""
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
-        self.done.add(line["index"])
 
     def __enter__(self) -> Self:
         return self
@@ -34,12 +32,17 @@ class Journal:
         self._file.close()
 
 
-def places(path: Path) -> Iterator[tuple[int, int, int]]:
-    """Index, start and end of a file's whole lines; what a killed process left of one is none."""
+def places(path: Path, start: int = 0) -> Iterator[tuple[int, int, int]]:
+    """Index, start and end of a file's whole lines; what a killed process left of one is none.
+
+    Args:
+      path: of the file, which need not be there.
+      start: of the first line that is looked at.
+    """
     if not path.exists():
         return
-    start = 0
     with path.open("rb") as file:
+        file.seek(start)
         for text in file:
             end = start + len(text)
             try:

@@ -68,7 +68,8 @@ def restore_answerer(folder: Path, config: ConfigDict) -> Answerer:
     Raises:
       UserError: sizes other than its own, or frozen weights other than those of the training.
     """
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    # Whatever the mesh of its training was: here weights are whole on every device.
+    mesh = make_mesh(-1, -1)
     return _answerer(config, folder, run_parameters(folder, config, mesh), mesh)
 
 
@@ -92,7 +93,7 @@ def imported_answerer(config: ConfigDict) -> Answerer:
             "is None; name them, or give a --checkpoint"
         )
     check_weights(config.model, PARTS)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    mesh = make_mesh(-1, -1)
     groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
     return _answerer(config, "imported weights", all_parameters(config, model, groups, mesh), mesh)
 

@@ -1,20 +1,34 @@
 """Which weights a user means: a run's, or imported ones."""
 
 import hashlib
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxvlm.config import load, to_json
+from jaxvlm.config import load
 from jaxvlm.config_checks import check
 from jaxvlm.errors import UserError
-from jaxvlm.generation.restore import Answerer, imported_answerer, restore_answerer
+from jaxvlm.generation.restore import (
+    Answerer,
+    imported_answerer,
+    restore_answerer,
+    with_features,
+)
+from jaxvlm.generation.sampling import Sampling
 from jaxvlm.models.vlm import PARTS
 from jaxvlm.paths import flatten
 from jaxvlm.training.run import find_checkpoint, run_config
 from jaxvlm.training.weights import exist, read_meta
 
+# What an answer depends on, besides the weights and the records.
+_DECIDING = ("model/", "text/", "precision", "seed", "evaluation/max_new_tokens",
+             "evaluation/sampling/", "evaluation/features", "data/image_size", "data/image_height",
+             "data/resize", "data/jpeg_draft", "data/num_views", "data/blind",
+             "data/geometry_convention", "data/on_bad_record", "data/features/")  # fmt: skip
+# With a configuration file beside a run, it says these; the rest is the run's.
+_GIVEN = ("data", "evaluation", "precision")
 # Where the original keeps whole weights, in its own order; then any file of these kinds.
 _ORIGINAL = ("pytorch_model_fp32", "pytorch_model_fp32.bin")
 _PYTORCH = (".bin", ".safetensors")
@@ -45,14 +59,29 @@ class Chosen(NamedTuple):
             "checkpoint": str(self.folder or "imported weights"),
             "written": (self.folder / "params").stat().st_mtime_ns if self.folder else None,
             "weights": [name and exist(name) and read_meta(name)["content"] for name in weights],
-            "config": hashlib.sha256(to_json(self.config).encode()).hexdigest(),
+            "config": hashlib.sha256(repr(self._asked_with()).encode()).hexdigest(),
         }
 
-    def answerer(self) -> Answerer:
-        """Loads them."""
+    def _asked_with(self) -> list[tuple[str, object]]:
+        """The fields that an answer depends on."""
+        found = flatten(self.config.to_dict())
+        return [
+            (name, value)
+            for name, value in sorted(found.items())
+            if name.startswith(_DECIDING) and not name.endswith("/weights")
+        ]
+
+    def answerer(self, image_sets: Callable[[], Collection[tuple[str, ...]]]) -> Answerer:
+        """Loads them.
+
+        Args:
+          image_sets: gives those that will be shown, for a cache of features.
+        """
         if self.folder is None:
-            return imported_answerer(self.config)
-        return restore_answerer(self.folder, self.config)
+            made = imported_answerer(self.config)
+        else:
+            made = restore_answerer(self.folder, self.config)
+        return with_features(made, image_sets()) if self.config.evaluation.features else made
 
 
 def choose(
@@ -77,7 +106,7 @@ def choose(
     given = None
     if config is not None:
         given = load(config, overrides)
-        check(given)
+        _check(given)
     if checkpoint is None:
         return Chosen(given, None)
     imported = _imported(checkpoint, asked_by)
@@ -90,12 +119,20 @@ def choose(
                 given.model[part].weights = str(imported)
         return Chosen(given, None)
     folder = find_checkpoint(checkpoint, asked_by)
-    own = run_config(folder, [] if given else overrides, asked_by)
+    mine = [o for o in overrides if given is None or not o.startswith(_GIVEN)]
+    own = run_config(folder, mine, asked_by)
     if given is not None:
         _check_same_model(own, given, config, asked_by)
         with own.unlocked():
-            own.data, own.evaluation, own.precision = given.data, given.evaluation, given.precision
+            for name in _GIVEN:
+                own[name] = given[name]
+    _check(own)
     return Chosen(own, folder)
+
+
+def _check(config: ConfigDict) -> None:
+    check(config)
+    Sampling(**config.evaluation.sampling)
 
 
 def _imported(folder: Path, asked_by: str) -> Path | None:

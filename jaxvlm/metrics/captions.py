@@ -28,6 +28,14 @@ def has_java() -> bool:
     return shutil.which("java") is not None
 
 
+def check_tokenizer(name: str) -> None:
+    """Raises a UserError for an unknown tokeniser, or one that cannot run here."""
+    if name not in TOKENIZERS:
+        raise UserError(f"unknown tokeniser {name!r}: expected one of {TOKENIZERS}")
+    if name == "ptb" and not has_java():
+        raise UserError("the tokeniser 'ptb' needs Java; install one, or take 'plain'")
+
+
 def tokenized(
     predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
@@ -41,10 +49,7 @@ def tokenized(
             {i: [_spaced(cleaned(text))] for i, text in enumerate(predictions)},
             {i: [_spaced(cleaned(t)) for t in texts] for i, texts in enumerate(references)},
         )
-    if tokenizer != "ptb":
-        raise UserError(f"unknown tokeniser {tokenizer!r}: expected one of {TOKENIZERS}")
-    if not has_java():
-        raise UserError("the tokeniser 'ptb' needs Java; install one, or take 'plain'")
+    check_tokenizer(tokenizer)
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     def words(texts: dict[int, Sequence[str]]) -> dict[int, list[str]]:

@@ -1,14 +1,13 @@
 """Predictions scored from a file: `scored.jsonl` and `summary.json`."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxvlm.errors import UserError
-from jaxvlm.files import write_text
+from jaxvlm.files import draft_of, write_text
 from jaxvlm.metrics.lines import check_ids, read_lines
-from jaxvlm.metrics.scoring import Scores, score, summarize
+from jaxvlm.metrics.scoring import Scores, score, summarize, without_values
 
 SCORED, SUMMARY = "scored.jsonl", "summary.json"
 
@@ -19,7 +18,7 @@ def score_file(
     tokenizer: str,
     known: Mapping[str, Sequence[str]] | None = None,
 ) -> dict:
-    """Scores a file of predictions; the lines are never held together.
+    """Scores a file of predictions; of its lines only the answers are held together.
 
     Args:
       predictions: a line each, see `read_lines`.
@@ -53,9 +52,9 @@ def write_scored(
     known: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Writes the lines of a file of predictions with the values of each; whole, or not at all."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished = draft_of(path)
     with unfinished.open("w", encoding="utf-8") as file:
         for number, line in enumerate(read_lines(predictions, known)):
             del line["origin"]
-            file.write(json.dumps(line | scores.of(number)) + "\n")
+            file.write(json.dumps(without_values(line) | scores.of(number)) + "\n")
     unfinished.replace(path)

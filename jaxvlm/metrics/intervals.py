@@ -47,5 +47,13 @@ def intervals(
     """
     if len(sums) < 2:
         return dict.fromkeys(statistic(sums.sum(0)))
-    found = statistic(draws(sums))
-    return {name: tuple(map(float, np.percentile(each, _PERCENT))) for name, each in found.items()}
+    return {name: _middle(each) for name, each in statistic(draws(sums)).items()}
+
+
+def _middle(drawn: Float[np.ndarray, "R"]) -> tuple[float, float] | None:
+    """The middle of what the draws have; None where half of them have nothing."""
+    known = drawn[np.isfinite(drawn)]
+    if 2 * len(known) < len(drawn):
+        return None
+    low, high = np.percentile(known, _PERCENT)
+    return float(low), float(high)

@@ -127,10 +127,14 @@ def _room(images: tuple[str, ...], asked: Sequence[Mapping]) -> str:
 
 
 def _picture(path: str) -> str:
-    """The image as a data URL, no larger than it is shown."""
-    with Image.open(path) as image:
-        image = upright_rgb(image)
-        image.thumbnail((2 * _SIDE, 2 * _SIDE))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=85)
+    """The image as a data URL, no larger than it is shown; nothing for one that cannot be read."""
+    buffer = io.BytesIO()
+    try:
+        with Image.open(path) as image:
+            image = upright_rgb(image)
+            image.thumbnail((2 * _SIDE, 2 * _SIDE))
+            image.save(buffer, "JPEG", quality=85)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        # Views that are not shown to the model were never looked at.
+        return ""
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

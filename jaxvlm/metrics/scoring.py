@@ -47,6 +47,15 @@ class Scores:
 _YES_OR_NO = ("exact_match", "partial_match", "partial_only", "em", "em_r")
 
 
+# What a scored line may have from before; measures that a user registers come behind.
+_VALUES = (*_YES_OR_NO, "rouge_l", "cider", "meteor")
+
+
+def without_values(line: Mapping) -> dict:
+    """A line as it was before it was scored."""
+    return {name: value for name, value in line.items() if name not in _VALUES}
+
+
 def score(lines: Iterable[Mapping], tokenizer: str = "plain") -> Scores:
     """Scores predictions.
 
@@ -119,7 +128,7 @@ def figures_of(
 ) -> dict[str, Float[np.ndarray, "*A"]]:
     """The figures of added lines of `summed`, whose values have these names."""
     count = len(names)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         means = sums[..., :count] / sums[..., count : 2 * count]
     found = {name: means[..., place] for place, name in enumerate(names)}
     return found | bleu(sums[..., 2 * count :])

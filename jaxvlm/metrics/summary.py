@@ -6,6 +6,8 @@ from jaxvlm.data.record import Record, scene_of
 from jaxvlm.metrics.guess import QuestionOnlyGuess
 from jaxvlm.metrics.lines import kind_of
 
+_FRACTIONS = ("em", "em_r", "exact_match", "partial_match", "partial_only", "rouge_l", "cider",
+              "meteor")  # fmt: skip
 # What is asked without the right pictures, and what it tells.
 CONTROLS = {
     "no_image": "the same questions without any picture",
@@ -103,7 +105,7 @@ def sentence_rows(summary: Mapping) -> list[tuple[str, str, str]]:
     }  # fmt: skip
     named |= {name: name for name in summary["intervals"] if name != "partial_only"} | named
     return [
-        (text, _shown(summary[name]), _between(summary["intervals"].get(name)))
+        (text, _shown(name, summary[name]), _between(name, summary["intervals"].get(name)))
         for name, text in named.items()
         if summary.get(name) is not None
     ]
@@ -114,8 +116,8 @@ def difference_rows(figures: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            *(_shown(each[which]) for which in ("first", "second", "difference")),
-            _between(each["interval"]),
+            *(_shown(name, each[which]) for which in ("first", "second", "difference")),
+            _between(name, each["interval"]),
         )
         for name, each in figures.items()
     ]
@@ -126,13 +128,14 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}%"
 
 
-def _shown(value: float) -> str:
-    # Papers print a hundred times CIDEr, like all others.
-    return f"{100 * value:.1f}"
+def _shown(name: str, value: float) -> str:
+    # Papers print a hundred times these, CIDEr too; a measure of a task's own has its own unit.
+    times = 100 if name in _FRACTIONS or name.startswith("bleu_") else 1
+    return f"{times * value:.1f}" if times > 1 else f"{value:.3g}"
 
 
-def _between(interval: Sequence[float] | None) -> str:
-    return "-" if interval is None else " to ".join(_shown(end) for end in interval)
+def _between(name: str, interval: Sequence[float] | None) -> str:
+    return "-" if interval is None else " to ".join(_shown(name, end) for end in interval)
 
 
 def _all(found: Mapping[str, float | None]) -> dict[str, float | None]:

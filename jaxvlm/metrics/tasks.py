@@ -59,7 +59,7 @@ def measured(line: Mapping) -> dict[str, bool | float | None]:
     values = dict(answers(line))
     for measure in _measures.get(line.get("task") or "", ()):
         try:
-            values |= measure(line)
+            values |= {name: v if v is None else float(v) for name, v in measure(line).items()}
         except Exception as error:
             raise UserError(
                 f"{line.get('origin', 'a line')}: the measure {measure.__name__!r} of task "

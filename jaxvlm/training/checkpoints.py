@@ -34,8 +34,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 # over devices and micro-batches in another way, as long as an update has as many.
 _FREE = ("data.num_workers", "train.log_every", "train.histograms_every", "train.save_every",
          "train.keep", "mesh.data",
-         "mesh.fsdp", "data.val", "data.test", "data.image_roots", "evaluation.max_new_tokens",
-         "evaluation.batch_sets", "evaluation.batch_questions", "train.rows_per_device",
+         "mesh.fsdp", "data.val", "data.test", "data.image_roots", "train.rows_per_device",
          "train.accumulation", "data.features.folder", "optimizer.offload",
          "train.watchdog_minutes", "train.max_skipped", "train.eval_every",
          "train.eval_samples", "train.best_by")  # fmt: skip
@@ -45,6 +44,10 @@ KEPT = "frozen"
 _WRITING = (OSError, ValueError)
 _RETRY_SECONDS = 60
 _SCORE = "score"
+
+
+def _is_free(name: str) -> bool:
+    return name in _FREE or name.startswith("evaluation.")
 
 
 def versions() -> dict[str, str]:
@@ -328,7 +331,7 @@ def check_same_run(stored: Mapping, current: Mapping, workdir: Path) -> None:
     """
     old, new = (_flat_config(json.loads(json.dumps(m["config"]))) for m in (stored, current))
     for name in sorted(set(old) | set(new)):
-        if name not in _FREE and old.get(name) != new.get(name):
+        if not _is_free(name) and old.get(name) != new.get(name):
             raise UserError(
                 f"{workdir} holds a run with {name}={old.get(name)!r}, now it is "
                 f"{new.get(name)!r}; resume with the same value, or choose another --workdir (with "

@@ -169,7 +169,7 @@ def _jaxvlm(flags: argparse.Namespace, prompts: np.ndarray):
     return generate, {
         "device": device.device_kind,
         "dtype": np.dtype(dtype).name,
-        "bandwidth": known.bandwidth if known else _cpu_bandwidth(),
+        "bandwidth": _bandwidth(known, device.platform),
     }
 
 
@@ -201,8 +201,14 @@ def _transformers(flags: argparse.Namespace, prompts: np.ndarray):
     return generate, {
         "device": torch.cuda.get_device_name() if gpu else "cpu",
         "dtype": str(dtype).removeprefix("torch."),
-        "bandwidth": known.bandwidth if known else _cpu_bandwidth(),
+        "bandwidth": _bandwidth(known, "gpu" if gpu else "cpu"),
     }
+
+
+def _bandwidth(known, platform: str) -> float:
+    if known is None and platform != "cpu":
+        raise UserError("the memory bandwidth of this GPU is not known (training/hardware.py)")
+    return known.bandwidth if known else _cpu_bandwidth()
 
 
 def _bytes(flags: argparse.Namespace, batch: int, dtype: str) -> float:

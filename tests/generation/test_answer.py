@@ -52,7 +52,7 @@ def uncached(answerer, record) -> list[int]:
     answerer.reader.read(sets, 0, record, range(len(record.images)))
     visual = model.encode(sets["images"], sets["view_counts"], sets["geometry"])
     geometry = answerer.reader.has_geometry(record)
-    (sample,) = prompts(answerer, [record])
+    ((sample,), _) = prompts(answerer, [record])
     shown = answerer.layout.index(len(record.images), geometry)
     tokens, index = prompt(sample, shown, answerer.tokenizer.placeholder_id)
     made = []
@@ -84,7 +84,7 @@ def test_reserved_ids_never_come_out(answerer, asked):
     table[reserved], table[reserved + 1 :] = 50.0, -50.0
     weights = engine._weights._replace(embedding=jnp.asarray(table))
     other = dataclasses.replace(answerer, engine=Engine(engine._program, weights, 4))
-    samples = prompts(other, asked)
+    samples, _ = prompts(other, asked)
     groups = [Group(asked[0], [Asked(i, i, record) for i, record in enumerate(asked)])]
     assert len(list(answers(other, groups))) == len(samples)
     tokens = np.asarray(other.engine._state.tokens)

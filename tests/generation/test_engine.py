@@ -175,6 +175,21 @@ def test_the_likeliest_are_those_of_transformers(top_k, top_p):
     np.testing.assert_array_equal(likeliest(jnp.asarray(scores), top_k, top_p), theirs.numpy())
 
 
+def test_a_draw_is_from_what_transformers_would_draw_from():
+    """Temperature before top-k before top-p, by the row's own key."""
+    scores = np.random.default_rng(1).normal(size=(60, 40)).astype(np.float32) * 2
+    sampling = Sampling(temperature=0.5, top_k=12, top_p=0.8, seed=4)
+    theirs = torch.from_numpy(scores)
+    for warper in (transformers.TemperatureLogitsWarper(0.5), transformers.TopKLogitsWarper(12),
+                   transformers.TopPLogitsWarper(0.8)):  # fmt: skip
+        theirs = warper(None, theirs)
+    serials, lengths = jnp.arange(60), jnp.arange(60) % 7 + 1
+    drawn = sampling.choose(jnp.asarray(scores), jnp.zeros((60, 9), jnp.int32), lengths, serials)
+    for row in range(60):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(4), row), lengths[row])
+        assert drawn[row] == jax.random.categorical(key, jnp.asarray(theirs.numpy())[row])
+
+
 def test_draws_follow_the_probabilities():
     logits = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05]))[None].repeat(4000, 0)
     tokens = jnp.zeros((4000, 1), jnp.int32)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import tiny
@@ -101,5 +102,6 @@ def test_a_configuration_takes_the_place_of_a_runs_data_and_evaluation(finished_
     given = choose(finished_run, tiny.__file__, ["evaluation.max_new_tokens=5"]).config
     assert given.evaluation.max_new_tokens == 5 and own.evaluation.max_new_tokens != 5
     assert given.model == own.model and given.train == own.train
-    with pytest.raises(UserError, match=r"model\.language\.hidden_size is 64, but the run of"):
-        choose(finished_run, tiny.__file__, ["model.language.hidden_size=64"])
+    demo = Path(__file__).parents[2] / "configs" / "demo.py"
+    with pytest.raises(UserError, match=r"demo\.py: model\.\S+ is \S+ but the run of --checkpoint"):
+        choose(finished_run, str(demo), [])

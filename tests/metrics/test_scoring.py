@@ -204,6 +204,7 @@ def test_a_task_gets_a_measure_of_its_own(tmp_path, monkeypatch, capsys):
     flags = ["--predictions", str(path), "--metrics", str(example)]
     entry.run(evaluate.parser(), evaluate.main, flags)
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["intervals"]["off_by"] == [0.0, 2.0]
     assert summary["off_by"] == 1.0 and summary["tasks"]["counting"]["off_by"] == 1.0
     assert "off_by" not in summary["tasks"]["scanqa"]
     assert "off_by" in capsys.readouterr().out
