@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from jaxvlm.console import console
+from jaxvlm.console import say
 from jaxvlm.errors import UserError, first_line
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training.processes import is_first, wait_for_all
@@ -142,7 +142,7 @@ class Checkpoints:
                 "newest complete one stands; make room or mend the folder, and repeat the command"
             ) from error
         self._retry_at = time.monotonic() + _RETRY_SECONDS
-        console().print(
+        say(
             f"warning: a checkpoint could not be written to {self.folder}: {first_line(error)}. "
             f"The newest complete one stands; trying again in {_RETRY_SECONDS} s, make room "
             "meanwhile"
@@ -180,7 +180,7 @@ class Checkpoints:
             place = self.folder.parent / "set_aside" / f"{other}-{secrets.token_hex(3)}"
             place.parent.mkdir(exist_ok=True)
             (self.folder / str(other)).rename(place)
-            console().print(f"the checkpoint of update {other} was moved to {place}")
+            say(f"the checkpoint of update {other} was moved to {place}")
         wait_for_all("later checkpoints are set aside")
         self._manager.close()
         self._manager = self._open()

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxvlm.console import console, duration, progress
+from jaxvlm.console import duration, progress, say
 from jaxvlm.data.features.cache import (
     check_folder,
     describe_cache,
@@ -102,13 +102,11 @@ def cache_features(
             _fill(images, encoder, writer)
         note_images(folder, known)
     if share.whole:
-        console().print(f"{folder} holds all {len(wanted):,} subsets")
+        say(f"{folder} holds all {len(wanted):,} subsets")
     else:
         held = Shards(folder, label_of(made))
         count = sum(name in held for name in wanted)
-        console().print(
-            f"{folder} holds shard {share}, and {count:,} of all {len(wanted):,} subsets"
-        )
+        say(f"{folder} holds shard {share}, and {count:,} of all {len(wanted):,} subsets")
 
 
 def _wanted(config, folder: Path, files: Sequence[str]) -> tuple[Wanted, dict[str, KnownImage]]:
@@ -139,7 +137,7 @@ def _wanted(config, folder: Path, files: Sequence[str]) -> tuple[Wanted, dict[st
         for views in subsets:
             shown = tuple(images[view] for view in views)
             wanted[feature_name([digests[image] for image in shown])] = shown
-    console().print(
+    say(
         f"{len(keep_first):,} image sets, {len(wanted):,} different subsets of their views "
         f"({sum(map(len, wanted.values())):,} views)"
     )
@@ -165,9 +163,7 @@ def _missing(folder: Path, wanted: Wanted, label: str, share: Share) -> Wanted:
     held = Shards(folder, label)
     others = len(held.places.keys() - wanted.keys())
     if others:
-        console().print(
-            f"{folder} also holds {others:,} subsets that this configuration does not use"
-        )
+        say(f"{folder} also holds {others:,} subsets that this configuration does not use")
     return {name: wanted[name] for name in share.of(sorted(wanted)) if name not in held}
 
 
@@ -175,7 +171,7 @@ def _check_space(folder: Path, wanted: Wanted, missing: Wanted, size: int) -> No
     """Says how large the cache is and what is to do; raises a UserError where it does not fit."""
     whole, rest = (size * sum(map(len, part.values())) for part in (wanted, missing))
     free = shutil.disk_usage(folder).free
-    console().print(
+    say(
         f"size {_bytes(whole)}, of which {_bytes(whole - rest)} stand in {folder} and "
         f"{_bytes(rest)} are to write ({_bytes(free)} are free)"
     )
@@ -299,11 +295,11 @@ def _fill(images: _Images, encoder: Encoder, writer: _Writer) -> None:
     with ThreadPoolExecutor(_READERS) as pool, contextlib.ExitStack() as at_the_end:
         read = images.read(pool)
         first = next(read)
-        console().print(f"compiling VGGT for {images.views[0]} views")
+        say(f"compiling VGGT for {images.views[0]} views")
         features = encoder(first)
         jax.block_until_ready(features)
         estimate.time(lambda: jax.block_until_ready(encoder(first)))
-        console().print(
+        say(
             f"about {duration(estimate.seconds)} (h:mm:ss) to encode, besides compiling for "
             f"{', '.join(map(str, images.views))} views; the same command goes on if it is stopped"
         )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxvlm.config import to_json
-from jaxvlm.console import console, progress
+from jaxvlm.console import progress, say
 from jaxvlm.data.pipeline import batches
 from jaxvlm.errors import UserError, first_line
 from jaxvlm.files import write_text
@@ -87,7 +87,7 @@ def _resume(run: Run, state: TrainState, checkpoints: Checkpoints, step: int) ->
     check_same_run(stored, run.meta(step), run.workdir)
     state = checkpoints.restore(step, state)
     checkpoints.set_aside_behind(step)
-    console().print(f"resuming {run.workdir} after update {step}")
+    say(f"resuming {run.workdir} after update {step}")
     return state
 
 
@@ -115,7 +115,7 @@ class _Updates:
         """Makes them; returns when the last checkpoint stands."""
         run, config, last = self._run, self._config, self._last
         if self._first >= last:
-            console().print(f"all {last} updates stand in {run.workdir}; nothing to do")
+            say(f"all {last} updates stand in {run.workdir}; nothing to do")
             return
         steps = make_steps(
             run.model,
@@ -135,8 +135,8 @@ class _Updates:
             self._validation = Validation(
                 run.model, run.validation, run.rows_per_batch, compute_dtype(config), run.mesh
             )
-        console().print(f"writing to {run.workdir}")
-        console().print("compiling the update, which the first one waits for")
+        say(f"writing to {run.workdir}")
+        say("compiling the update, which the first one waits for")
         # Closing the feed ends its worker processes.
         with (
             contextlib.closing(self._log),
@@ -149,7 +149,7 @@ class _Updates:
                 advance()
                 self._after(step + 1)
         best = best_in(self._checkpoints.folder)
-        console().print(
+        say(
             f"all {last} updates stand in {run.workdir}"
             + (f", the best by validation is {best}" if best is not None else "")
             + f"; next: python -m jaxvlm.evaluate --checkpoint {run.workdir}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from jaxvlm.console import console, print_table
+from jaxvlm.console import print_table, say
 from jaxvlm.data.sources import source_names
 from jaxvlm.data.training_set import Rows, framing, run_rows
 from jaxvlm.models.lora import is_adapter
@@ -218,29 +218,29 @@ def print_start(run: Run) -> None:
     usage = run.rows.usage()
     epochs = len(run.rows) / usage.rows
     each = usage.samples / usage.rows
-    console().print(
+    say(
         f"{config.train.max_steps} updates of {run.rows_per_update} rows (about "
         f"{run.rows_per_update * each:,.0f} samples); the data makes {usage.samples:,} samples in "
         f"{usage.rows:,} rows an epoch: {epochs:.1f} epochs on "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     )
     if config.data.pack:
-        console().print(
+        say(
             f"rows hold {each:.1f} samples: {usage.tokens:.1%} of their tokens are real, "
             f"{usage.sets:.1%} of their image sets, and {usage.views:.1%} of the views of those"
         )
         if usage.tokens < _EMPTY:
-            console().print(
+            say(
                 "warning: the rest is computed for nothing. A larger data.row_sets or "
                 "data.questions_per_set, or a smaller data.row_length, fills rows better"
             )
     if run.validation is not None:
-        console().print(
+        say(
             f"validation every {config.train.eval_every} updates on "
             f"{run.validation.usage().samples:,} samples that are not trained on"
         )
     if epochs > _MANY_EPOCHS:
-        console().print(
+        say(
             f"warning: more than {_MANY_EPOCHS} epochs of the same questions; fewer updates "
             "(train.max_steps) or fewer rows in each (train.accumulation) would do"
         )
