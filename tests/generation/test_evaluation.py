@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 
 from jaxvlm import evaluate
+from jaxvlm.data.readers import LostImage
 from jaxvlm.errors import UserError
-from jaxvlm.generation import evaluation
+from jaxvlm.generation import answer, evaluation
 from jaxvlm.generation.evaluation import Evaluation
 from jaxvlm.generation.journal import Journal, in_order, places
 from jaxvlm.workdir import open_workdir
@@ -130,6 +131,54 @@ def test_stale_lines_that_are_not_cleared_yet_do_not_count(finished_run, whole, 
     assert lines(part)
     evaluate.main(command(finished_run, tmp_path))
     assert lines(tmp_path / "predictions.jsonl") == lines(old)
+
+
+def test_questions_whose_images_are_lost_are_left_out_of_every_way(
+    finished_run, tmp_path, monkeypatch
+):
+    """Lost with its own images or as another's: what is compared is asked about the same."""
+    read = answer._read
+
+    def losing(answerer, sets, place, shown):
+        if shown is not None and shown.scene_id == "scene2":
+            return LostImage("scene2_0.png cannot be read")
+        return read(answerer, sets, place, shown)
+
+    monkeypatch.setattr(answer, "_read", losing)
+    evaluate.main(command(finished_run, tmp_path))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    found = [lines(tmp_path / name) for name in FILES]
+    asked = [{line["index"] for line in each} for each in found]
+    assert asked[0] == asked[1] == asked[2] and 2 not in asked[0]
+    # Its own question, and the one that was to be shown its images.
+    assert (summary["lost"], summary["count"]) == (2, 4) and summary["cut"] == 0
+
+
+def test_answers_that_are_gone_are_missed(finished_run, tmp_path, monkeypatch):
+    """A file that loses lines while it is written is no shorter evaluation."""
+    finish = Evaluation.finish
+
+    def losing(made, *arguments):
+        path = tmp_path / "predictions.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+        return finish(made, *arguments)
+
+    monkeypatch.setattr(Evaluation, "finish", losing)
+    with pytest.raises(UserError, match=r"holds 3 of 6 answers .*; were some removed\?"):
+        evaluate.main(command(finished_run, tmp_path))
+    monkeypatch.setattr(Evaluation, "finish", finish)
+    evaluate.main(command(finished_run, tmp_path))
+    assert [line["index"] for line in lines(tmp_path / "predictions.jsonl")] == list(range(6))
+
+
+def test_fewer_questions_keep_the_answers(finished_run, whole, tmp_path, monkeypatch):
+    """Another limit, no controls: what stands is of the same questions."""
+    evaluate.main(command(finished_run, tmp_path, "--limit", "2"))
+    assert len(lines(tmp_path / "predictions.jsonl")) == 2
+    evaluate.main(command(finished_run, tmp_path, "--no-controls"))
+    evaluate.main(command(finished_run, tmp_path))
+    for name in FILES:
+        assert lines(tmp_path / name) == lines(whole / name)
 
 
 def test_two_at_once_are_refused(finished_run, tmp_path):
