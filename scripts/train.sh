@@ -8,7 +8,10 @@
 # WORKDIR are taken from the environment; flags of jaxvlm.train may stand behind.
 set -euo pipefail
 unset CDPATH
-cd "$(dirname "$(readlink -f "$0")")/.."
+# A link to this file is followed, a linked folder is where it stands.
+script=$0
+if [ -L "$script" ]; then script=$(readlink -f "$script"); fi
+cd "$(dirname "$script")/.."
 source scripts/environment.sh
 
 words="scripts/train.sh [--safe] [debug|full] [num_gpus]"
@@ -27,7 +30,7 @@ while [ $# -gt 0 ]; do
     --safe) safe=1 ;;
     debug | full) mode=$1 ;;
     -h | --help)
-      sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
+      sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' scripts/train.sh
       exit ;;
     -*) break ;;
     [0-9]*) gpus=$1 ;;
