@@ -11,7 +11,7 @@ import numpy as np
 from jaxvlm.console import say
 from jaxvlm.data.readers import LostImage
 from jaxvlm.data.record import Record
-from jaxvlm.data.sequence import Sample, prompt, set_key, tokenize
+from jaxvlm.data.sequence import Sample, prompt, tokenize
 from jaxvlm.generation.engine import Request
 from jaxvlm.generation.restore import Answerer
 
@@ -77,24 +77,6 @@ def answers(answerer: Answerer, groups: Iterable[Group]) -> Iterator[Text]:
         yield Text(answer.key, text, "", len(answer.tokens), answer.ended, answer.seconds)
         yield from _emptied(lost)
     yield from _emptied(lost)
-
-
-def answer_records(
-    answerer: Answerer, records: Sequence[Record], shown: Sequence[Record] | None = None
-) -> list[str]:
-    """The answer to every record's question.
-
-    Args:
-      answerer: the trained model.
-      records: the questions.
-      shown: for each record the one whose images are shown instead of its own.
-    """
-    by_set: dict[bytes, Group] = {}
-    for index, (record, own) in enumerate(zip(records, shown or records, strict=True)):
-        group = by_set.setdefault(set_key(own), Group(own, []))
-        group.asked.append(Asked(index, index, record))
-    found = {each.key: each.text for each in answers(answerer, by_set.values())}
-    return [found[index] for index in range(len(records))]
 
 
 def stream(answerer: Answerer, record: Record) -> Iterator[str]:

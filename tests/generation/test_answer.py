@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from answering import answer_records
 
 from jaxvlm.data.readers import FeatureReader
 from jaxvlm.data.record import scene_of
@@ -13,7 +14,7 @@ from jaxvlm.data.sequence import prompt
 from jaxvlm.data.sources import load_sources
 from jaxvlm.errors import UserError
 from jaxvlm.generation import restore
-from jaxvlm.generation.answer import Asked, Group, answer_records, answers, prompts, stream
+from jaxvlm.generation.answer import Asked, Group, answers, prompts, stream
 from jaxvlm.generation.controls import other_scenes
 from jaxvlm.generation.engine import Engine
 from jaxvlm.generation.restore import imported_answerer, restore_answerer, with_features

@@ -4,13 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from answering import answer_records
 from caches import fill
 from runs import logged
 
 from jaxvlm.data.sources import load_sources
 from jaxvlm.data.training_set import held_out_scenes, run_rows, training_rows
 from jaxvlm.errors import UserError
-from jaxvlm.generation.answer import answer_records
 from jaxvlm.generation.restore import restore_answerer
 from jaxvlm.models.vlm import vlm_config
 from jaxvlm.training import loop
