@@ -1,25 +1,55 @@
-"""Stage 2: actions in rooms as JSON, from ARKitScenes, beginning with a Stage 1 run.
+"""Stage 2: actions in rooms as JSON, beginning with a Stage 1 run.
 
     python -m jaxvlm.train --config configs/stage2_arkit.py
 
-The action's JSON is learnt as text, in metres in the first camera's frame. `runs/stage1` must be
-there (its best update is taken), and records as docs/data.md makes them.
+`runs/stage1` must be there (its best update is taken), and records as docs/data.md makes them.
+Variants stand behind a colon, several with commas between them, e.g. `:roomplan,lora`:
+
+    roomplan  exports of Apple's RoomPlan instead of ARKitScenes
+    rooms     the demo's model and procedural rooms, beginning with the demo's run
+    mixed     questions of Stage 1 too, so that they are not forgotten
+    lora      Qwen3-4B is frozen; adapters of rank 32 learn beside its attention but in the first
+              two layers
 """
 
+import importlib.util
+from pathlib import Path
+
 from jaxvlm.config import default
+from jaxvlm.errors import UserError
 
 
 def get_config(argument: str = ""):
-    """The original's documented Stage 2; `argument` is not used by this file."""
-    if argument:
-        raise ValueError(f"configs/stage2_arkit.py takes no argument, found {argument!r}")
-    config = default()
-    config.init_from = "runs/stage1"
+    """The original's documented Stage 2; `argument` names variants of it."""
+    names = list(filter(None, argument.split(",")))
+    for name in names:
+        if name not in VARIANTS:
+            known = ", ".join(VARIANTS)
+            raise UserError(f"configs/stage2_arkit.py knows the variants {known}; found {name!r}")
+    if "rooms" in names:
+        config = _file("demo").get_config()
+        _rooms(config)
+    else:
+        config = default()
+        _full_size(config)
+    _losses(config)
+    for name in names:
+        VARIANTS[name](config)
+    return config
 
+
+def _losses(config):
+    config.loss.language = config.loss.action_json = 1.0
+    config.loss.geometry_consistency = 0.5
+    config.model.action.ffn_dim = config.model.language.hidden_size
+
+
+def _full_size(config):
+    config.init_from = "runs/stage1"
     data = config.data
     for split in ("train", "test"):
-        path = f"data/processed/arkit/{split}.jsonl"
-        data[split] = ({"path": path, "weight": 1.0, "task": "arkit"},)
+        data[split] = ({"path": f"data/processed/arkit/{split}.jsonl", "weight": 1.0,
+                        "task": "arkit"},)  # fmt: skip
     data.image_size = 448
     data.num_views = 10
     data.view_dropout = 0.2
@@ -30,7 +60,8 @@ def get_config(argument: str = ""):
 
     optimizer = config.optimizer
     optimizer.learning_rate.language = 2e-5
-    optimizer.learning_rate.projector = optimizer.learning_rate.geometry = 2e-4
+    for part in ("projector", "geometry", "action"):
+        optimizer.learning_rate[part] = 2e-4
     optimizer.warmup_ratio = 0.05
     optimizer.weight_decay = 0.05
 
@@ -41,4 +72,59 @@ def get_config(argument: str = ""):
     config.train.max_steps = 156
     config.train.save_every = 50
     config.train.eval_every = 50
-    return config
+    config.evaluation.max_new_tokens = 128
+
+
+def _rooms(config):
+    config.init_from = "runs/demo"
+    data = config.data
+    for split in ("train", "val", "test"):
+        data[split] = ({"path": f"runs/demo/rooms/actions_{split}.jsonl", "weight": 1.0},)
+    config.text.max_length = 224
+    # Four actions about a room, some 105 labels each.
+    data.row_length, data.row_labels, data.questions_per_set = 760, 440, 4
+    config.optimizer.learning_rate.action = 1e-3
+    config.optimizer.warmup_ratio = 0.05
+    config.train.max_steps = 1500
+    config.evaluation.max_new_tokens = 128
+
+
+def _roomplan(config):
+    for split in ("train", "test"):
+        path = f"data/processed/roomplan/{split}.jsonl"
+        config.data[split] = ({"path": path, "weight": 1.0, "task": "roomplan"},)
+
+
+def _mixed(config):
+    """As many questions as actions."""
+    if config.init_from == "runs/demo":
+        stage1 = _file("demo").get_config().data
+    else:
+        stage1 = _file("stage1").get_config().data
+    for split in ("train", "test"):
+        actions = config.data[split]
+        total = sum(source["weight"] for source in stage1[split])
+        questions = [source | {"weight": source["weight"] / total} for source in stage1[split]]
+        config.data[split] = (*actions, *questions)
+
+
+def _lora(config):
+    lora = config.model.language.lora
+    lora.rank, lora.alpha, lora.dropout = 32, 64.0, 0.05
+    lora.targets = ("q_proj", "v_proj", "o_proj")
+    config.model.language.frozen_layers = 2
+    kept = tuple(rule for rule in config.parameters if not rule[0].startswith("language/"))
+    rules = ("language/frozen_layers/.*", "frozen"), ("language/.*lora_[ab]", "lora")
+    config.parameters = (*kept, *rules, ("language/.*", "frozen"))
+
+
+def _file(name):
+    """A file that stands beside this one; configs/ is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# "rooms" is seen to above.
+VARIANTS = {"roomplan": _roomplan, "rooms": lambda config: None, "mixed": _mixed, "lora": _lora}

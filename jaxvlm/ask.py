@@ -5,6 +5,7 @@ python -m jaxvlm.ask --checkpoint runs/demo --images a.jpg b.jpg --question "Wha
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def main(flags: argparse.Namespace) -> None:
     answerer = chosen.answerer(lambda: {tuple(flags.images)})
     for question in [flags.question] if flags.question is not None else _typed():
         shown = ""
-        record = parse_record({**fields, "question": question}, "--question and --geometry")
+        record = parse_record({**fields, "question": question}, "--images")
         for text in stream(answerer, record):
             # A character may take several tokens.
             if text.startswith(shown) and not text.endswith("\ufffd"):
@@ -47,9 +48,10 @@ def _typed() -> Iterator[str]:
     """Questions from the terminal, until it is closed or a line is empty."""
     while True:
         try:
-            question = input("question: ").strip()
+            question = input("question: " if sys.stdin.isatty() else "").strip()
         except EOFError:
-            print()
+            if sys.stdin.isatty():
+                print()
             return
         if not question:
             return

@@ -83,6 +83,9 @@ def default() -> ConfigDict:
                         "targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
                     },
                 },
+                # The head that measures a box at the token <action>: width of its hidden layer, 0
+                # for no head.
+                "action": {"ffn_dim": 0},
             },
             "text": {
                 # A folder with tokenizer.json, a hub name, or "jaxvlm:rooms" (shipped).
@@ -149,6 +152,8 @@ def default() -> ConfigDict:
                 ("language/frozen_layers/.*", "frozen"),
                 ("language/.*scale", "language:no_decay"),
                 ("language/.*", "language"),
+                ("action/.*bias", "action:no_decay"),
+                ("action/.*", "action"),
             ),
             "optimizer": {
                 "learning_rate": {
@@ -156,6 +161,7 @@ def default() -> ConfigDict:
                     "projector": 2e-4,
                     "geometry": 2e-4,
                     "lora": 2e-4,
+                    "action": 2e-4,
                 },
                 "warmup_ratio": 0.1,
                 # Learning rate at the end, as a fraction of the peak.
@@ -195,6 +201,16 @@ def default() -> ConfigDict:
                 # never.
                 "watchdog_minutes": 30.0,
             },
+            # Weights of the losses; one of 0 is not computed (jaxvlm/training/loss.py).
+            "loss": {
+                # Cross-entropy of the answers' tokens, and how much more a digit of an action
+                # counts than another token.
+                "language": 1.0,
+                "digits": 1.0,
+                # Of the action head: its box in metres, and its centre in the images.
+                "action_json": 0.0,
+                "geometry_consistency": 0.0,
+            },
             # Devices along each axis; -1 takes what is left. Both -1: parameters are split over one
             # machine's (8, or a smaller number that divides all) and copied among machines.
             "mesh": {"data": -1, "fsdp": -1},
@@ -205,6 +221,8 @@ def default() -> ConfigDict:
                 "batch_questions": 64,
                 # Read data.features.folder instead of images.
                 "features": False,
+                # Actions are texts of the action language, and of their record's scene.
+                "constrain_actions": True,
                 # How tokens are chosen: temperature 0 takes the likeliest (generation/sampling.py).
                 "sampling": {
                     "temperature": 0.0,

@@ -20,6 +20,10 @@ _AT_LEAST = {
     "data.row_labels": 1,
     "data.questions_per_set": 1,
     "data.num_workers": 0,
+    "loss.language": 0,
+    "loss.digits": 0,
+    "loss.action_json": 0,
+    "loss.geometry_consistency": 0,
     "train.max_steps": 1,
     "train.rows_per_device": 1,
     "train.accumulation": 1,
@@ -39,7 +43,7 @@ _AT_LEAST = {
     "optimizer.weight_decay": 0,
 }
 # Numbers of model.* that may be 0; all others are sizes.
-_MAY_BE_ZERO = ("language/frozen_layers", "language/lora/rank")
+_MAY_BE_ZERO = ("language/frozen_layers", "language/lora/rank", "action/ffn_dim")
 _FRACTIONS = (
     "data.view_dropout",
     "data.augment.color_jitter",
@@ -100,9 +104,32 @@ def check(config) -> None:
             raise UserError(
                 f"data.{name}={config.data[name]} is no multiple of model.vision.patch_size={patch}"
             )
+    _check_losses(config)
     if config.init_from == "":
         raise UserError("init_from='': expected the workdir of a run, or None")
     _check_features(config)
+
+
+def _check_losses(config) -> None:
+    """Weights of losses, and the head that two of them are of."""
+    loss = config.loss
+    measured = max(loss.action_json, loss.geometry_consistency)
+    if measured and not config.model.action.ffn_dim:
+        raise UserError(
+            "loss.action_json and loss.geometry_consistency are of the action head, and "
+            "model.action.ffn_dim=0 has none; set it (model.language.hidden_size is usual)"
+        )
+    if config.model.action.ffn_dim and not measured:
+        raise UserError(
+            "the action head would learn nothing: set loss.action_json, or model.action.ffn_dim=0"
+        )
+    if not max(measured, loss.language):
+        raise UserError("loss.language=0.0: nothing would be learnt")
+    if loss.geometry_consistency and config.data.geometry_convention != "first_camera":
+        raise UserError(
+            'loss.geometry_consistency needs data.geometry_convention="first_camera", the frame '
+            "that actions are learnt in"
+        )
 
 
 def _check_features(config) -> None:

@@ -18,3 +18,9 @@ class Requeue(Exception):
 def first_line(error: BaseException | str) -> str:
     """What fits into a message of another's error."""
     return (str(error).splitlines() or [""])[0][:1000]
+
+
+def shown(value: object) -> str:
+    """A value in a message, cut short."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

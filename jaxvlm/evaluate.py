@@ -15,18 +15,19 @@ from pathlib import Path
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
-from jaxvlm.data.official import answers_of, as_records
+from jaxvlm.data.official import as_records, questions_of
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
+from jaxvlm.metrics.action_summary import category_table, comparison_table, figure_rows
 from jaxvlm.metrics.captions import TOKENIZERS, check_tokenizer
 from jaxvlm.metrics.compare import compare
 from jaxvlm.metrics.files import SCORED, SUMMARY, score_file
-from jaxvlm.metrics.lines import kind_of
 from jaxvlm.metrics.summary import (
     difference_rows,
     percent,
     sentence_rows,
     table,
+    verdict,
 )
 from jaxvlm.metrics.tasks import read_measures
 from jaxvlm.shares import Share, add_shard
@@ -42,6 +43,11 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError("expected one of --checkpoint (or --config), --predictions and --compare")
     if flags.overrides and not runs:
         raise UserError(f"--config.{flags.overrides[0]} belongs to --checkpoint")
+    for name in ("split", "limit", "controls", "task"):
+        if getattr(flags, name) is not None and not runs:
+            raise UserError(f"--{name} belongs to --checkpoint")
+    if flags.data and flags.compare:
+        raise UserError("--data does not go with --compare")
     check_tokenizer(flags.tokenizer)
     for path in flags.metrics:
         read_measures(path)
@@ -57,7 +63,7 @@ def _score(flags: argparse.Namespace) -> None:
     output = flags.output or flags.predictions.with_suffix("")
     if output == flags.predictions:
         output = output.with_name(f"{output.name}_scores")
-    known = answers_of(flags.data) if flags.data else None
+    known = questions_of(flags.data) if flags.data else None
     summary = score_file(flags.predictions, output, flags.tokenizer, known)
     print(f"EM {percent(summary['em'])} of {summary['count']:,} questions")
     print_table(str(flags.predictions), *table(summary))
@@ -67,9 +73,11 @@ def _score(flags: argparse.Namespace) -> None:
 
 def _compare(flags: argparse.Namespace) -> None:
     found = compare(*flags.compare, flags.tokenizer)
-    columns = ("figure", *map(str, flags.compare), "difference", "95% interval")
-    print_table(f"{found['count']:,} questions, tokeniser {found['tokenizer']}", columns,
-                difference_rows(found["figures"]))  # fmt: skip
+    for name, path in zip(("first ", "second"), flags.compare, strict=True):
+        print(f"{name}: {path}")
+    columns = ("figure", "first", "second", "second - first", "95% interval")
+    print_table(f"{found['count']:,} questions", columns, difference_rows(found))
+    print(verdict(found))
     if flags.output:
         try:
             flags.output.mkdir(parents=True, exist_ok=True)
@@ -82,14 +90,15 @@ def _compare(flags: argparse.Namespace) -> None:
 
 def _evaluate(flags: argparse.Namespace) -> None:
     """Answers a split, with its controls unless told otherwise."""
+    flags.split = flags.split or "test"
+    flags.controls = flags.controls is None or flags.controls
     if flags.limit is not None and flags.limit < 1:
         raise UserError(f"--limit {flags.limit}: expected at least 1")
     share = _share(flags)
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.data.sources import Joined, known_records, load_sources
-    from jaxvlm.generation.evaluation import Evaluation
+    from jaxvlm.generation.evaluation import ACTIONS, ANSWERS, Evaluation, of_task
     from jaxvlm.generation.weights import choose
-    from jaxvlm.metrics.guess import QuestionOnlyGuess
 
     chosen = choose(flags.checkpoint, flags.config, flags.overrides)
     config = chosen.config
@@ -103,28 +112,31 @@ def _evaluate(flags: argparse.Namespace) -> None:
         raise UserError(f"the configuration names no data.{flags.split}; set it or give --data")
     asked = load(split)
     training = load(config.data.train) if flags.controls and config.data.train else []
-    records = Joined([source.records for source in asked])
+    records = of_task(Joined([source.records for source in asked]), flags.task)
+    task = ACTIONS if records[0].is_action else ANSWERS
     # What lines depend on, and what figures do.
     lines = {"records": [source.fingerprint for source in asked], **chosen.identity()}
     identity = lines | {
         "split": flags.split,
         "files": list(flags.data or [source.path for source in asked]),
         "training": [source.fingerprint for source in training],
+        "task": task,
         "limit": flags.limit,
         "with_controls": flags.controls,
         "tokenizer": flags.tokenizer,
         "measures": [path.read_text(encoding="utf-8") for path in flags.metrics],
     }
     workdir = chosen.workdir or Path("runs") / Path(flags.config.partition(":")[0]).stem
-    output = flags.output or workdir / "evaluation" / flags.split
-    title = f"{workdir.name}: {flags.split} split"
+    name = _name(flags, chosen.folder)
+    output = flags.output or workdir / "evaluation" / name
+    title = f"{workdir.name}: {name.replace('_', ' ')}"
     summary = _standing(output, identity)
     if summary is not None:
         print(f"{output}: up to date")
     else:
         count = len(records) if flags.limit is None else min(flags.limit, len(records))
         made = Evaluation(
-            records, count, flags.controls, config.seed, output, share, json.dumps(lines)
+            records, task, count, flags.controls, config.seed, output, share, json.dumps(lines)
         )
         # Two that answer the same questions would write the same lines.
         with open_workdir(made.folder, "--output"):
@@ -135,16 +147,33 @@ def _evaluate(flags: argparse.Namespace) -> None:
             if share.index:
                 return
             made.wait(flags.join_seconds)
-            guess = QuestionOnlyGuess(
-                (r.question, kind_of(r.question, r.kind, r.task), r.answer)
-                for source in training
-                for r in source.records
-            )
-            summary = made.finish(title, flags.tokenizer, guess if training else None, identity)
-    print(summary["headline"])
-    print_table(title, *table(summary))
-    print_table("All figures", ("figure", "value", "95% interval"), sentence_rows(summary))
+            known = Joined([source.records for source in training]) if training else None
+            summary = made.finish(title, flags.tokenizer, known, identity)
+    _show(title, summary)
     print(f"page: {output / REPORT}")
+
+
+def _show(title: str, summary: dict) -> None:
+    """Prints what an evaluation says."""
+    print(summary["headline"])
+    if summary["task"] == "actions":
+        print_table(title, *comparison_table(summary))
+        print_table("By category", *category_table(summary))
+        rows = figure_rows(summary)
+    else:
+        print_table(title, *table(summary))
+        rows = sentence_rows(summary)
+    print_table("All figures", ("figure", "value", "95% interval"), rows)
+
+
+def _name(flags: argparse.Namespace, folder: Path | None) -> str:
+    """What tells an evaluation from others of a run: its folder, unless one is given."""
+    parts = [Path(flags.data[0]).stem if flags.data else flags.split]
+    parts += [flags.task] if flags.task else []
+    parts += [f"first_{flags.limit}"] if flags.limit else []
+    # A workdir is asked for its best update, whichever that is.
+    parts += [f"update_{folder.name}"] if folder and folder == flags.checkpoint else []
+    return "_".join(parts)
 
 
 def _share(flags: argparse.Namespace) -> Share:
@@ -196,24 +225,29 @@ def parser() -> argparse.ArgumentParser:
         "--metrics", type=Path, nargs="+", default=[], metavar="FILE",
         help="Python files that register more measures",
     )  # fmt: skip
-    flags.add_argument("--split", default="test", choices=("train", "val", "test"))
+    flags.add_argument("--split", choices=("train", "val", "test"), help="default: test")
     flags.add_argument(
         "--data",
         nargs="+",
         help="record files, or official ones of ScanQA or SQA3D, instead of the split's own; with "
         "--predictions, whose answers are right",
     )
+    flags.add_argument(
+        "--task", choices=("answers", "actions"),
+        help="of files that have both: only the questions, or only the instructions",
+    )  # fmt: skip
     flags.add_argument("--limit", type=int, help="only the first so many questions")
     flags.add_argument(
         "--output",
         type=Path,
-        help="default: <workdir>/evaluation/<split>, or beside the predictions",
+        help="default: <workdir>/evaluation/<split, or what is asked else>, or beside the "
+        "predictions",
     )
     flags.add_argument(
         "--controls",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="also answer without image and with other scenes', and guess from the question alone",
+        help="also (the default) answer without image and with other scenes', and guess from the "
+        "question alone",
     )
     add_shard(flags)
     flags.add_argument(

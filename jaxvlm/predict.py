@@ -15,8 +15,9 @@ from pathlib import Path
 
 from jaxvlm import entry
 from jaxvlm.console import progress, say
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, first_line
 from jaxvlm.files import write_text
+from jaxvlm.metrics.summary import line_of
 from jaxvlm.workdir import open_workdir
 
 # Reasons that are printed.
@@ -81,20 +82,12 @@ def main(flags: argparse.Namespace) -> None:
 
 
 def _line(found, record) -> dict:
-    """What stands in the file: the original's fields, then ours."""
+    """What stands in the file: that of an evaluation, and the original's `raw_prediction`."""
     if found.text is None:
         return {"index": found.key, "lost": found.lost}
-    return {
-        "index": found.key,
-        "scene_id": record.scene_id or (record.action or {}).get("scene"),
-        "question": record.question,
-        "prediction": found.text,
-        "raw_prediction": found.text,
-        "reference": record.action or record.answer or None,
-        "references": list(record.answers),
-        "task": record.task,
-        "question_id": record.question_id,
-    }
+    line = line_of(found.key, record, found.text, found.box)
+    line["reference"] = line["reference"] or None
+    return line | {"scene_id": record.scene_id or None, "raw_prediction": found.text}
 
 
 def _read(path: Path) -> str | None:
@@ -116,9 +109,9 @@ def _take_device(name: str) -> None:
     jax.config.update("jax_platforms", "cuda")
     try:
         jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"--device {name}: JAX finds no such GPU here ({str(error).splitlines()[0]}); is it "
+            f"--device {name}: JAX finds no such GPU here ({first_line(error)}); is it "
             "installed for them (pip install -c constraints.txt -e '.[cuda12]')?"
         ) from None
 

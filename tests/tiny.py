@@ -167,3 +167,43 @@ def colour_records(folder: Path) -> Path:
     path = folder / "colours.jsonl"
     path.write_text("".join(line for line in lines if '"kind": "colour"' in line))
     return path
+
+
+# A model that measures actions, and rows that hold them.
+ACTIONS = {
+    "model__action__ffn_dim": 16,
+    "loss__action_json": 1.0,
+    "loss__geometry_consistency": 0.5,
+    "text__max_length": 192,
+    "data__row_length": 384,
+    "data__row_labels": 240,
+}
+
+
+def action_records(folder: Path) -> Path:
+    """`write_records`, and a file with two instructions about each scene that has geometry."""
+    shown = [json.loads(line) for line in write_records(folder).read_text().splitlines()][::2]
+    lines = []
+    for scene, entry in enumerate(shown):
+        if entry["geom_token"] is None:
+            continue
+        for number, name in enumerate(("chair", "table")):
+            action = {
+                "action": "place_anchor",
+                "scene": entry["scene_id"],
+                "center": [0.5 * scene + 0.7 * np.cos(0.3 * scene), 1.0 + number, 1.0],
+                "normal": [0.6, 0.8, 0.0] if number else [0.0, 0.0, 1.0],
+                "extent": [0.5 + number, 0.4, 0.3],
+            }
+            lines.append(
+                {
+                    **{k: v for k, v in entry.items() if k not in ("question", "answer", "kind")},
+                    "instruction": f"Place an anchor at the {name}.",
+                    "action_json": action,
+                    "object_names": [name],
+                    "question_id": f"action-{scene}-{number}",
+                }
+            )
+    path = folder / "actions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path

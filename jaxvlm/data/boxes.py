@@ -1,11 +1,13 @@
 """Oriented boxes: what actions anchor to, whichever data set they come from."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial import ConvexHull
 
+from jaxvlm.data.actions.fields import DIRECTION, POINT, SIZE
 from jaxvlm.data.frames import Frame, is_level, move_action, rounded, upright
 from jaxvlm.data.record import Record
 from jaxvlm.errors import UserError
@@ -13,6 +15,8 @@ from jaxvlm.errors import UserError
 # RoomPlan's walls, doors, windows and openings are flat; an anchor is a box.
 SURFACE_DEPTH = 0.1
 OBJECT = "object"
+# Numbers of a box that is learnt: centre, extent and normal.
+BOX = 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +51,12 @@ class Box:
         signs = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
         return self.centre + (signs * self.size / 2) @ self.axes
 
-    def footprint(self) -> Float[np.ndarray, "4 2"]:
+    def footprint(self) -> Float[np.ndarray, "N 2"]:
         """Its outline on the floor."""
-        flat = [axis for axis in range(3) if abs(self.axes[axis, 2]) < 0.5]
+        flat = [axis for axis in range(3) if abs(self.axes[axis, 2]) < 1e-6]
+        if len(flat) != 2:
+            corners = self.corners()[:, :2]
+            return corners[ConvexHull(corners).vertices]
         a, b = (self.axes[axis, :2] * self.size[axis] / 2 for axis in flat)
         return self.centre[:2] + np.array([-a - b, a - b, a + b, b - a])
 
@@ -86,8 +93,12 @@ def box_axes(
     """
     normal = normal / np.linalg.norm(normal)
     if is_level(normal):
-        right = np.array([1.0, 0, 0]) if axis is None else np.asarray(axis, np.float64)
+        x = np.array([1.0, 0, 0])
+        right = x if axis is None else np.asarray(axis, np.float64)
         right = right - (right @ normal) * normal
+        if np.linalg.norm(right) < 1e-6:
+            # An axis along the normal says nothing.
+            right = x - (x @ normal) * normal
     else:
         right = np.cross([0.0, 0, 1], normal)
     right /= np.linalg.norm(right)
@@ -99,18 +110,36 @@ def flattened(normal: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
     return np.array([normal[0], normal[1], 0.0])
 
 
-def action_box(record: Record) -> Box | None:
-    """The box of a record's action, in its frame turned to z up."""
-    action = record.action or {}
-    fields = [action.get(name) for name in ("center", "normal", "extent")]
-    if None in fields or not np.linalg.norm(fields[1]) or min(fields[2]) <= 0:
+def record_box(record: Record) -> Box | None:
+    """The box of a record's action, in its frame turned to z up; None without one."""
+    return action_box(record.action, record.up, (*record.object_names, "")[0])
+
+
+def action_box(action: object, up: str = "z", name: str = "") -> Box | None:
+    """The box of an action, whoever made it; None for what has none.
+
+    Args:
+      action: an object of JSON with `center`, `normal` and `extent` in metres.
+      up: the vertical axis of its frame, which is turned to z up.
+      name: of the box and its category.
+    """
+    if not isinstance(action, Mapping):
         return None
-    turn = upright(record.up)
-    centre, normal = turn @ np.array(fields[0]), turn @ np.array(fields[1])
-    axis = turn @ np.array(action.get("axis") or [1.0, 0, 0])
-    name = (*record.object_names, "")[0]
+    fields = {"center": POINT, "normal": DIRECTION, "extent": SIZE}
+    if any(kind.problem(action.get(field)) for field, kind in fields.items()):
+        return None
+    turn = upright(up)
+    centre, normal = (turn @ np.array(action[field], float) for field in ("center", "normal"))
+    axis = action.get("axis")
+    axis = None if DIRECTION.problem(axis) else turn @ np.array(axis, float)
     axes = box_axes(normal, axis)
-    return Box(name, "object", name, centre, axes, np.array(fields[2], np.float64))
+    return Box(name, OBJECT, name, centre, axes, np.array(action["extent"], np.float64))
+
+
+def action_numbers(action: Mapping) -> Float[np.ndarray, "9"] | None:
+    """Centre, extent and normal of an action's box; None for an action that has none."""
+    fields = [action.get(name) for name in ("center", "extent", "normal")]
+    return None if None in fields else np.concatenate(fields).astype(np.float32)
 
 
 def place_anchor(box: Box, scene: str, frame: Frame) -> dict:

@@ -119,7 +119,9 @@ def _mapped(path: Path) -> np.ndarray:
             return np.memmap(path, np.uint8, "r")
     except FileNotFoundError:
         raise UserError(
-            f"record file {str(path)!r} does not exist; make it (docs/data.md), or check the path"
+            f"record file {str(path)!r} does not exist"
+            f"{'' if path.is_absolute() else f' in {Path.cwd()}'}; make it (docs/data.md), or "
+            "check the path"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"record file {str(path)!r} cannot be read: {error}") from None

@@ -77,13 +77,16 @@ def _made(path: Path, dataset: str, scenes: Mapping[str, Record]) -> str:
     return str(made)
 
 
-def answers_of(paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The answers to the questions of record files and official ones, by `question_id`.
+def questions_of(paths: Sequence[str]) -> dict[str, dict]:
+    """The questions of record files and official ones, as fields of a line of predictions.
+
+    Returns:
+      By `question_id`: `references`, `question`, `situation`, `scene_id`, `task` and `kind`.
 
     Raises:
       UserError: a file that cannot be read, or two questions of one id.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, dict] = {}
     for path in paths:
         dataset = dataset_of(Path(path))
         asked = (
@@ -94,7 +97,14 @@ def answers_of(paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
         for each in asked:
             if each.question_id in found:
                 raise UserError(f"{path}: the question_id {each.question_id!r} stands twice")
-            found[each.question_id] = each.answers
+            found[each.question_id] = {
+                "references": list(each.answers),
+                "question": each.question,
+                "situation": each.situation,
+                "scene_id": each.scene_id,
+                "task": dataset or each.task,
+                "kind": "" if dataset else each.kind,
+            }
     return found
 
 

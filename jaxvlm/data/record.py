@@ -10,8 +10,10 @@ import json
 import numpy as np
 from jaxtyping import Float
 
-from jaxvlm.data.frames import FRAMES, first_camera_frame, move_action
+from jaxvlm.data.actions import language
+from jaxvlm.data.frames import FRAMES, Frame, first_camera_frame, move_action
 from jaxvlm.data.items import RecordError
+from jaxvlm.errors import shown
 
 # Numbers a view of each part of `geom_token`.
 GEOMETRY_PARTS = {"R": 9, "t": 3, "K": 9, "depth_hist": 16}
@@ -26,10 +28,10 @@ class Record:
     Attributes:
       images: image paths as written in the file.
       question: the question or instruction.
-      answer: the text to learn; for an action its compact JSON, in the first camera's frame where
-        the record has poses.
+      answer: the text to learn; for an action that of `learnt_action`, in the action language.
       answers: every accepted answer, `answer` first; empty where the file gives none.
       situation: where the asker stands (SQA3D); empty without one.
+      instructs: it has an `instruction` without an answer, and so asks for an action.
       action: the `action_json` of an instruction in the record's frame, else None.
       geometry: arrays `R [V,9]`, `t [V,3]`, `K [V,9]`, `depth_hist [V,16]` (float32, metres and
         pixels, camera-to-world), a missing part absent; None without geometry.
@@ -48,6 +50,7 @@ class Record:
     answer: str = ""
     answers: tuple[str, ...] = ()
     situation: str = ""
+    instructs: bool = False
     action: dict | None = None
     geometry: dict[str, Float[np.ndarray, "V N"]] | None = None
     image_size: tuple[int, int] | None = None
@@ -69,6 +72,23 @@ class Record:
             return None
         rotation = self.geometry["R"].reshape(-1, 3, 3).astype(np.float64)
         return rotation, self.geometry["t"].astype(np.float64)
+
+    @property
+    def is_action(self) -> bool:
+        """Whether what it asks for is an action."""
+        return self.instructs or self.action is not None
+
+    def learnt_action(self) -> dict:
+        """The action in the first camera's frame; as it stands where no pose tells that frame."""
+        frame = self.model_frame()
+        return self.action if frame is None else move_action(self.action, frame)
+
+    def model_frame(self) -> Frame | None:
+        """The first camera's frame in that of the record; None without poses."""
+        if self.geometry is None or "R" not in self.geometry:
+            return None
+        rotation, translation = self.geometry["R"][0].reshape(3, 3), self.geometry["t"][0]
+        return first_camera_frame(rotation, translation, self.up)
 
 
 def scene_of(record: Record) -> str:
@@ -97,8 +117,10 @@ def record_entry(record: Record) -> dict:
         entry["kind"] = record.kind
     if record.situation:
         entry["situation"] = record.situation
-    if record.action is not None:
-        entry |= {"instruction": record.question, "action_json": record.action}
+    if record.is_action:
+        entry["instruction"] = record.question
+        if record.action is not None:
+            entry["action_json"] = record.action
         entry |= {"up": record.up, "frame": record.frame}
     else:
         entry["question"] = record.question
@@ -124,7 +146,7 @@ def parse_record(entry: object, origin: str) -> Record:
         raise _wrong(origin, f"expected a JSON object, found {type(entry).__name__}")
     images = entry.get("images")
     if not isinstance(images, list) or not images or not all(isinstance(i, str) for i in images):
-        found = _shown(images)
+        found = shown(images)
         if images is None:
             close = difflib.get_close_matches("images", map(str, entry), 1)
             found = f"nothing; did you mean {close[0]!r}?" if close else "nothing"
@@ -137,28 +159,30 @@ def parse_record(entry: object, origin: str) -> Record:
         raise _wrong(origin, "'question' (or 'instruction') must be a non-empty text")
     action = entry.get("action_json")
     if action is not None and not isinstance(action, dict):
-        raise _wrong(origin, f"'action_json' must be an object, found {_shown(action)}")
+        raise _wrong(origin, f"'action_json' must be an object, found {shown(action)}")
     up = entry.get("up", "z")
     if up not in ("z", "y"):
-        raise _wrong(origin, f'\'up\' must be "z" or "y", found {_shown(up)}')
+        raise _wrong(origin, f'\'up\' must be "z" or "y", found {shown(up)}')
     frame = entry.get("frame", "world")
     if frame not in FRAMES:
-        raise _wrong(origin, f"'frame' must be one of {FRAMES}, found {_shown(frame)}")
+        raise _wrong(origin, f"'frame' must be one of {FRAMES}, found {shown(frame)}")
     rendered = entry.get("rendered", False)
     if not isinstance(rendered, bool):
-        raise _wrong(origin, f"'rendered' must be true or false, found {_shown(rendered)}")
+        raise _wrong(origin, f"'rendered' must be true or false, found {shown(rendered)}")
     geometry = _geometry(entry.get("geom_token"), len(images), origin)
     _check_action(action, origin)
-    answer, answers = _answers(entry, action, geometry, up, origin)
+    answer, answers = ("", ()) if action is not None else _answers(entry, origin)
     for text in (question, answer, *answers, str(entry.get("situation")), *images):
         if _unpaired(text):
             raise RecordError("invalid-utf8", f"{origin}: {text!r} holds bytes that are no text")
-    return Record(
+    instructs = action is None and entry.get("question") is None and not answers
+    record = Record(
         images=tuple(images),
         question=question.strip(),
         answer=answer,
         answers=answers,
         situation=_text(entry, "situation", origin).strip(),
+        instructs=instructs,
         action=action,
         geometry=geometry,
         image_size=_image_size(entry.get("image_size"), origin),
@@ -175,16 +199,16 @@ def parse_record(entry: object, origin: str) -> Record:
         object_names=_items(entry, "object_names", str, origin),
         origin=origin,
     )
+    if instructs and not record.scene_id:
+        raise _wrong(origin, "an 'instruction' asks for an action, which needs a 'scene_id'")
+    if action is None:
+        return record
+    answer = _action_text(record.learnt_action())
+    return dataclasses.replace(record, answer=answer, answers=(answer,))
 
 
 def _wrong(origin: str, problem: str) -> RecordError:
     return RecordError("schema", f"{origin}: {problem}")
-
-
-def _shown(value: object) -> str:
-    """A value in a message, cut short."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _text(entry: dict, field: str, origin: str) -> str:
@@ -203,26 +227,21 @@ def _unpaired(text: str) -> bool:
 def _name(value: object, field: str, origin: str) -> str:
     """An optional text or number as text."""
     if isinstance(value, dict | list | bool):
-        raise _wrong(origin, f"{field!r} must be a text or a number, found {_shown(value)}")
+        raise _wrong(origin, f"{field!r} must be a text or a number, found {shown(value)}")
     return "" if value is None else str(value)
 
 
 def _items(entry: dict, field: str, kind, origin: str) -> tuple:
     value = entry.get(field) or []
     if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
-        raise _wrong(origin, f"{field!r} must be a list, found {_shown(value)}")
+        raise _wrong(origin, f"{field!r} must be a list, found {shown(value)}")
     return tuple(value)
 
 
-def _answers(
-    entry: dict, action: dict | None, geometry: dict | None, up: str, origin: str
-) -> tuple[str, tuple[str, ...]]:
-    if action is not None:
-        text = json.dumps(_learnt_action(action, geometry, up), separators=(",", ":"))
-        return text, (text,)
+def _answers(entry: dict, origin: str) -> tuple[str, tuple[str, ...]]:
     answers = entry.get("answers", [])
     if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
-        raise _wrong(origin, f"'answers' must be a list of texts, found {_shown(answers)}")
+        raise _wrong(origin, f"'answers' must be a list of texts, found {shown(answers)}")
     answer = entry.get("answer", answers[0] if answers else "")
     if not isinstance(answer, str):
         raise _wrong(origin, f"'answer' must be a text, found {type(answer).__name__}")
@@ -231,12 +250,11 @@ def _answers(
     return answer or next(iter(stripped), ""), tuple(stripped)
 
 
-def _learnt_action(action: dict, geometry: dict | None, up: str) -> dict:
-    """The action in the first camera's frame; as it stands where no pose tells that frame."""
-    if geometry is None or "R" not in geometry:
-        return action
-    rotation, translation = geometry["R"][0].reshape(3, 3), geometry["t"][0]
-    return move_action(action, first_camera_frame(rotation, translation, up))
+def _action_text(action: dict) -> str:
+    """In the action language; what is no action of it is another check's, and stays JSON."""
+    if language.problem(action) is None:
+        return language.write(action)
+    return json.dumps(action, separators=(",", ":"))
 
 
 def _check_action(action: dict | None, origin: str) -> None:
@@ -252,12 +270,12 @@ def _check_action(action: dict | None, origin: str) -> None:
             raise RecordError(
                 "action-fields",
                 f"{origin}: action_json.{name} must be a list of three numbers, "
-                f"found {_shown(value)}",
+                f"found {shown(value)}",
             )
         if not all(abs(v) <= _LARGEST for v in value):
             raise RecordError(
                 "action-fields",
-                f"{origin}: action_json.{name} holds {_shown(value)}; expected finite metres",
+                f"{origin}: action_json.{name} holds {shown(value)}; expected finite metres",
             )
 
 
@@ -265,7 +283,7 @@ def _geometry(token: object, views: int, origin: str) -> dict[str, np.ndarray] |
     if token is None:
         return None
     if not isinstance(token, dict):
-        raise _wrong(origin, f"'geom_token' must be an object or null, found {_shown(token)}")
+        raise _wrong(origin, f"'geom_token' must be an object or null, found {shown(token)}")
     unknown = sorted(set(token) - set(GEOMETRY_PARTS))
     if unknown:
         raise _wrong(origin, f"geom_token has the unknown part {unknown[0]!r}")

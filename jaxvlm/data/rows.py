@@ -1,15 +1,17 @@
 """Rows: the arrays a model reads, built from groups of samples.
 
 Axes: B rows, T tokens a row, S image sets a row, M visual vectors a set (geometry first, then
-latents), L labels a row.
+latents), L labels a row, A actions a row.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxvlm.console import say_once
+from jaxvlm.data.boxes import BOX, action_numbers
 from jaxvlm.data.packing import Capacity, Group
 from jaxvlm.data.readers import LostImage, SetReader
 from jaxvlm.data.record import Record
@@ -17,6 +19,7 @@ from jaxvlm.data.sequence import Sample, prompt
 
 _OF_A_ROW = ("tokens", "positions", "segment_ids", "visual_index", "label_positions", "labels",
              "label_weights", "label_sources")  # fmt: skip
+_OF_ACTIONS = ("action_positions", "action_sets", "action_targets", "action_weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,9 @@ class RowBuilder:
       pad: id behind a row's samples.
       sources: the number of the source that each record is of.
       skip: leave samples out whose images cannot be read, instead of stopping.
+      digits: the ids of digits, and
+      digit_weight: what one in an action counts, where another label counts 1.
+      boxes: the batch has the arrays of actions, for the action head.
     """
 
     records: Sequence[Record]
@@ -70,6 +76,9 @@ class RowBuilder:
     pad: int
     sources: Sequence[int]
     skip: bool = False
+    digits: Sequence[int] = ()
+    digit_weight: float = 1.0
+    boxes: bool = False
 
     def batch(
         self, rows: Sequence[Sequence[Group]], tokens: int | None = None, labels: int | None = None
@@ -85,7 +94,11 @@ class RowBuilder:
           `tokens`, `positions`, `segment_ids`, `visual_index` int32[B,T]; `label_positions`,
           `labels`, `label_sources` int32[B,L], `label_weights` f32[B,L];
           the reader's arrays with the axes [B,S];
-          `lost int32[B]`, how many samples of a row were left out.
+          `lost int32[B]`, how many samples of a row were left out;
+          with `boxes`, `action_positions`, `action_sets` int32[B,A]: where the tokens `<action>`
+          stand, and about which image set; `action_targets f32[B,A,9]`, their boxes in the first
+          camera's frame (centre, extent, normal; metres); and `action_weights f32[B,A]`, the
+          weights of their labels together, 0 where there is no box.
 
         Raises:
           UserError: an image that cannot be read, unless such samples are left out.
@@ -102,11 +115,21 @@ class RowBuilder:
             "label_weights": np.zeros((count, labels), np.float32),
             "label_sources": np.zeros((count, labels), np.int32),
             "lost": np.zeros(count, np.int32),
+            **(self._no_boxes(count) if self.boxes else {}),
             **self.reader.empty(count, self.capacity.sets),
         }
         for number, groups in enumerate(rows):
             self._fill(batch, number, groups)
         return batch
+
+    def _no_boxes(self, count: int) -> dict[str, np.ndarray]:
+        shape = count, self.capacity.sets * self.capacity.questions_per_set
+        return {
+            "action_positions": np.zeros(shape, np.int32),
+            "action_sets": np.zeros(shape, np.int32),
+            "action_targets": np.zeros((*shape, BOX), np.float32),
+            "action_weights": np.zeros(shape, np.float32),
+        }
 
     def _fill(self, batch: dict[str, np.ndarray], number: int, groups: Sequence[Group]) -> None:
         """Writes the groups into row `number`."""
@@ -120,8 +143,27 @@ class RowBuilder:
                 segment += 1
                 used = self._write(row, index, len(group.views), set_index, start, label_start)
                 row["segment_ids"][start : start + used[0]] = segment
-                row["label_weights"][label_start : label_start + used[1]] = seen
+                weights = self._weights(self.samples[index]) * seen
+                row["label_weights"][label_start : label_start + used[1]] = weights
+                if self.boxes and self.samples[index].is_action:
+                    token = row["label_positions"][label_start]
+                    self._write_box(batch, (number, segment - 1), index, token, set_index, weights)
                 start, label_start = start + used[0], label_start + used[1]
+
+    def _weights(self, sample: Sample) -> Float[np.ndarray, "L"]:
+        """What the labels of a sample count."""
+        weights = np.ones(len(sample.answer), np.float32)
+        if sample.is_action:
+            weights[np.isin(sample.answer, self.digits)] = self.digit_weight
+        return weights
+
+    def _write_box(self, batch: dict, at: tuple[int, int], index: int, token, set_index, weights):
+        """Writes the box of an action, whose first label follows on the `token`."""
+        box = action_numbers(self.records[self.samples[index].record].learnt_action())
+        if box is not None:
+            values = token, set_index, box, weights.sum()
+            for name, value in zip(_OF_ACTIONS, values, strict=True):
+                batch[name][at] = value
 
     def _read(self, batch: dict[str, np.ndarray], at: tuple[int, int], group: Group) -> bool:
         """Reads the group's image set; False where it cannot be read and is left out."""

@@ -4,7 +4,8 @@ r"""The one sequence layout: training, evaluation and asking all build their tok
     chat    <|im_start|>user\n{situation }{question}\n <visual> <|im_end|>\n
             <|im_start|>assistant\n{answer}<|im_end|>
 
-`<visual>` stands for the geometry tokens and latents of the sample's image set.
+`<visual>` stands for the geometry tokens and latents of the sample's image set. Where the answer is
+an action, the token `<action>` stands in front of it.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ class Sample:
       set_id: index of the image set it asks about.
       views: images of the set.
       has_geometry: the record tells where the cameras stood or what they are.
-      keep_first: the first view must stay, for an action is stated in its frame.
+      is_action: the answer is an action, which is stated in the frame of the first view.
       scene: the scene it is of, or its first image where the record does not tell.
     """
 
@@ -47,7 +48,7 @@ class Sample:
     set_id: int
     views: int = 1
     has_geometry: bool = False
-    keep_first: bool = False
+    is_action: bool = False
     scene: str = ""
 
     def length(self, visual: int) -> int:
@@ -90,7 +91,8 @@ def tokenize(
     samples, shortened = [], 0
     for index, (record, question, answer) in enumerate(_encoded(records, tokenizer)):
         answer = [*answer, tokenizer.end_id] if record.answer else []
-        room = max_length - max_visual - len(head) - len(after) - max(len(answer) - 1, 0)
+        behind = [*after, tokenizer.action_id] if record.is_action else after
+        room = max_length - max_visual - len(head) - len(behind) - max(len(answer) - 1, 0)
         if room <= len(newline):
             raise UserError(
                 f"{record.origin}: the answer ({len(answer)} tokens) and {max_visual} visual "
@@ -101,7 +103,7 @@ def tokenize(
             question = question[: room - len(newline)] + newline
             shortened += 1
         set_id = set_ids.setdefault(set_key(record), len(set_ids))
-        before, tail, labels = (np.asarray(x, np.int32) for x in (head + question, after, answer))
+        before, tail, labels = (np.asarray(x, np.int32) for x in (head + question, behind, answer))
         samples.append(
             Sample(
                 before,
@@ -111,7 +113,7 @@ def tokenize(
                 set_id,
                 views=len(record.images),
                 has_geometry=record.geometry is not None,
-                keep_first=record.action is not None,
+                is_action=record.is_action,
                 scene=scene_of(record),
             )
         )

@@ -10,19 +10,16 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from jaxvlm.data.audit.checks import check_record
-from jaxvlm.data.boxes import action_box
-from jaxvlm.data.frames import upright
+from jaxvlm.data.boxes import record_box
+from jaxvlm.data.drawing import box_outline, draw_box, viewpoints
 from jaxvlm.data.geometry import DEPTH_BINS, DEPTH_RANGE
 from jaxvlm.data.images import find_image, open_image
 from jaxvlm.data.record import Record
-from jaxvlm.data.top_view import Outline, Viewpoint, camera_colour, draw_top_view, font
+from jaxvlm.data.top_view import camera_colour, draw_top_view, font
 
 _WIDTH, _GAP, _TOP = 1280, 10, 560
 _MOST_ACROSS = 5
 _INK, _QUIET, WRONG, _BOX = "#222222", "#777777", "#c00000", "#00c853"
-_EDGES = [(a, b) for a in range(8) for b in range(a) if bin(a ^ b).count("1") == 1]
-# Nearer than this, a corner has no place in an image.
-_NEAR = 0.05
 
 
 def describe(record: Record) -> list[tuple[str, str]]:
@@ -124,58 +121,18 @@ def _view(record: Record, number: int, roots: Sequence[str], side: int) -> Image
         image = open_image(found)
         size = image.size
         image = image.resize((side, max(1, round(image.height * side / image.width))))
-        _draw_box(image, record, number, record.image_size or size)
+        box = record_box(record)
+        if box is not None:
+            draw_box(image, record, number, box, _BOX, size)
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, 0, 22, 20), fill=camera_colour(number))
     pen.text((11, 10), str(number), fill="#ffffff", anchor="mm", font=font(13))
     return image
 
 
-def _draw_box(image: Image.Image, record: Record, view: int, size: tuple[int, int]) -> None:
-    poses, box = record.poses(), action_box(record)
-    if poses is None or box is None or "K" not in record.geometry:
-        return
-    turn = upright(record.up)
-    rotation, position = turn @ poses[0][view], turn @ poses[1][view]
-    k = record.geometry["K"][view].reshape(3, 3).astype(np.float64)
-    local = (box.corners() - position) @ rotation
-    scale = np.array(image.size) / np.array(size)
-    pen = ImageDraw.Draw(image)
-    for a, b in _EDGES:
-        ends = _clipped(local[a], local[b])
-        if ends is not None:
-            pixels = [tuple((k @ end)[:2] / end[2] * scale) for end in ends]
-            if np.abs(pixels).max() < 1e5:
-                pen.line(pixels, fill=_BOX, width=2)
-
-
-def _clipped(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The part of an edge in front of the camera."""
-    if max(a[2], b[2]) <= _NEAR:
-        return None
-    if a[2] > b[2]:
-        a, b = b, a
-    if a[2] < _NEAR:
-        a = a + (b - a) * (_NEAR - a[2]) / (b[2] - a[2])
-    return a, b
-
-
 def _from_above(record: Record, size: tuple[int, int]) -> Image.Image | None:
-    poses, box = record.poses(), action_box(record)
+    poses, box = record.poses(), record_box(record)
     if poses is None and box is None:
         return None
-    viewpoints = []
-    for view in range(len(record.images) if poses is not None else 0):
-        rotation = upright(record.up) @ poses[0][view]
-        # The top of the image of a camera that looks down.
-        forward = rotation[:2, 2] if np.linalg.norm(rotation[:2, 2]) > 0.1 else -rotation[:2, 1]
-        field = np.pi / 6
-        if "K" in record.geometry and record.image_size:
-            field = float(np.arctan(record.image_size[0] / 2 / record.geometry["K"][view, 0]))
-        position = (upright(record.up) @ poses[1][view])[:2]
-        viewpoints.append(Viewpoint(position, forward, field))
-    outlines = []
-    if box is not None:
-        front = box.centre[:2] + box.axes[2, :2] * (box.size[2] / 2 + 0.3)
-        outlines.append(Outline(box.footprint(), box.name, "#00873e", 3, "#d8f5e3", front))
-    return draw_top_view(outlines, viewpoints, size)
+    outlines = [] if box is None else [box_outline(box, _BOX, "#d8f5e3")]
+    return draw_top_view(outlines, viewpoints(record), size)

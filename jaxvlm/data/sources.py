@@ -75,6 +75,19 @@ class Joined(Sequence[Record]):
         return self._parts[part][index - self._ends[part] + len(self._parts[part])]
 
 
+class Chosen(Sequence[Record]):
+    """Some of a sequence's records."""
+
+    def __init__(self, records: Sequence[Record], indices: Sequence[int]):
+        self._records, self._indices = records, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._records[self._indices[index]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Records that are drawn with one weight.

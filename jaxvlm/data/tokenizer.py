@@ -11,6 +11,17 @@ from jaxvlm.errors import UserError, first_line
 BUILT_IN = {"jaxvlm:rooms": Path(__file__).parent.parent / "assets" / "rooms_tokenizer"}
 
 
+def _byte_letters() -> dict[str, int]:
+    """The bytes by the letters that byte-level BPE writes for them (GPT-2's table)."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [value for value in range(256) if value not in shown]
+    letters = {chr(value): value for value in shown}
+    return letters | {chr(256 + place): value for place, value in enumerate(others)}
+
+
+_BYTES = _byte_letters()
+
+
 class Tokenizer:
     """A Hugging Face fast tokenizer with Qwen's special tokens.
 
@@ -19,7 +30,8 @@ class Tokenizer:
       pad_id: id of `<|endoftext|>`.
       placeholder_id: the first row beyond the tokenizer (151,669 for Qwen3); it has no string and
         stands where a visual vector is inserted.
-      action_id: the row after it.
+      action_id: the row after it, which stands in front of an action.
+      digits: ids of the digits; Qwen3 splits numbers into these.
     """
 
     def __init__(self, name: str):
@@ -52,6 +64,7 @@ class Tokenizer:
         self.end_id = self._special("<|im_end|>")
         self.pad_id = self._special("<|endoftext|>")
         self.start_id = self._special("<|im_start|>")
+        self.digits = tuple(ids[0] for ids in self.encode("0123456789"))
         self.placeholder_id = len(self._fast)
         self.action_id = self.placeholder_id + 1
 
@@ -59,6 +72,16 @@ class Tokenizer:
     def rows(self) -> int:
         """Embedding rows a model needs at least: the tokenizer's own and the reserved two."""
         return self.action_id + 1
+
+    def texts(self) -> dict[int, bytes]:
+        """The bytes that each token stands for, special ones left out."""
+        special = self._fast.added_tokens_decoder
+        vocabulary = self._fast.get_vocab().items()
+        return {
+            index: bytes(_BYTES[character] for character in token)
+            for token, index in vocabulary
+            if index not in special
+        }
 
     def same_ids(self, other: "Tokenizer") -> bool:
         """Whether every token has the same id in both."""

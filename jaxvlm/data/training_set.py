@@ -204,7 +204,7 @@ def _training_rows(config, read: _Tokenized, count: int, vision: str | None) -> 
     held_out = held_out_scenes({sample.scene for sample in samples}, data)
     fingerprint = [f"plan {VERSION}", *(source.fingerprint for source in sources)]
     if data.features.folder is None:
-        first = {sample.set_id for sample in samples if sample.keep_first}
+        first = {sample.set_id for sample in samples if sample.is_action}
         views = RandomViews(most=data.num_views, dropout=data.view_dropout, keep_first=first)
         reader = ImageReader(**_reading(config), augment=Augment(**data.augment))
     else:
@@ -330,6 +330,9 @@ def _laid_out(
         tokenizer.pad_id,
         np.repeat(np.arange(len(lengths)), lengths),
         data.on_bad_record == "skip",
+        tokenizer.digits,
+        config.loss.digits,
+        boxes=config.model.action.ffn_dim > 0,
     )
     return plan, builder
 
@@ -352,7 +355,7 @@ def _cached(
     known = known_images(folder, (path for shown in images.values() for path in shown))
     digests = {path: image.digest for path, image in known.items()}
     # By images, not by set: with other geometry they are another set, but the same features.
-    first = {images[sample.set_id] for sample in samples if sample.keep_first}
+    first = {images[sample.set_id] for sample in samples if sample.is_action}
     subsets = {
         shown: cached_subsets(config.data, shown, shown in first, digests)
         for shown in images.values()

@@ -7,8 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxvlm.console import say
+from jaxvlm.data.actions.constraint import Constraint
 from jaxvlm.data.readers import LostImage
 from jaxvlm.data.record import Record
 from jaxvlm.data.sequence import Sample, prompt, tokenize
@@ -55,6 +57,7 @@ class Text(NamedTuple):
       tokens: of the answer.
       ended: whether it came to its end, rather than to its limit.
       seconds: that it took, beside others.
+      box: what the action head made of the question; None without a head.
     """
 
     key: Hashable
@@ -63,6 +66,7 @@ class Text(NamedTuple):
     tokens: int = 0
     ended: bool = False
     seconds: float = 0.0
+    box: Float[np.ndarray, "9"] | None = None
 
 
 def answers(answerer: Answerer, groups: Iterable[Group]) -> Iterator[Text]:
@@ -74,7 +78,8 @@ def answers(answerer: Answerer, groups: Iterable[Group]) -> Iterator[Text]:
     lost: list[Text] = []
     for answer in answerer.engine.run(_requests(answerer, groups, lost)):
         text = answerer.tokenizer.decode(answer.tokens)
-        yield Text(answer.key, text, "", len(answer.tokens), answer.ended, answer.seconds)
+        size = len(answer.tokens)
+        yield Text(answer.key, text, "", size, answer.ended, answer.seconds, answer.box)
         yield from _emptied(lost)
     yield from _emptied(lost)
 
@@ -112,10 +117,24 @@ def _requests(answerer: Answerer, groups: Iterable[Group], lost: list[Text]) -> 
             shortened += cut
             for each, sample in zip(group.asked, samples, strict=True):
                 tokens = prompt(sample, index, answerer.tokenizer.placeholder_id)
-                most = answerer.config.evaluation.max_new_tokens
-                yield Request(each.key, each.serial, *tokens, visual[place], most)
+                most, constraint = _bounds(answerer, each.record)
+                yield Request(each.key, each.serial, *tokens, visual[place], most, constraint)
     if shortened:
-        say(f"{shortened:,} questions were shortened to text.max_length")
+        most = answerer.config.text.max_length
+        say(
+            f"warning: {shortened:,} questions lost their end, for text.max_length={most}",
+            warns=True,
+        )
+
+
+def _bounds(answerer: Answerer, record: Record) -> tuple[int, Constraint | None]:
+    """How long an answer may be, and what it may be made of."""
+    most = answerer.config.evaluation.max_new_tokens
+    if not (record.is_action and answerer.config.evaluation.constrain_actions):
+        return most, None
+    constraint = answerer.constraints.of(record.scene_id)
+    # Its form ends it.
+    return constraint.longest or most, constraint
 
 
 def _read_ahead(

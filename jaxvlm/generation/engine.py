@@ -6,7 +6,7 @@ Axes: T prompt tokens, M visual vectors, D width, G generated tokens.
 import collections
 import itertools
 import time
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,7 +14,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float, Int32
 
-from jaxvlm.generation.slots import Program, Prompts, Slots
+from jaxvlm.data.actions.constraint import NOWHERE, Constraint
+from jaxvlm.generation.slots import Held, Program, Prompts, Slots
 from jaxvlm.models.decoder import DecoderWeights
 from jaxvlm.models.partition import BATCH_AXES
 
@@ -35,6 +36,7 @@ class Request(NamedTuple):
       visual_index: which visual vector stands for a token, or -1.
       visual: the vectors; requests of one engine have as many.
       most: tokens that the answer may have, its end among them.
+      constraint: of what may follow, or None.
     """
 
     key: Hashable
@@ -43,6 +45,7 @@ class Request(NamedTuple):
     visual_index: Int32[np.ndarray, "T"]
     visual: Float[np.ndarray, "M D"]
     most: int
+    constraint: Constraint | None = None
 
 
 class Answer(NamedTuple):
@@ -53,12 +56,14 @@ class Answer(NamedTuple):
       tokens: without the one that ends them.
       ended: whether the text came to its end, rather than to its limit.
       seconds: from its entering to its end.
+      box: what the action head made of the prompt; None without a head.
     """
 
     key: Hashable
     tokens: Int32[np.ndarray, "G"]
     ended: bool
     seconds: float
+    box: Float[np.ndarray, "9"] | None
 
 
 class Engine:
@@ -90,8 +95,8 @@ class Engine:
                 more = len(entering) == len(free)
                 if entering:
                     self._admit(entering, free)
-                # Those that end with their first token leave at once.
-                yield from self._ended()
+                    # Those that end with their first token leave at once.
+                    yield from self._ended()
             if not self._taken:
                 return
             # A row that is free waits for others, to be filled together, but not for long; with
@@ -133,6 +138,7 @@ class Engine:
         longest = max(len(request.tokens) for request in requests)
         need = max(len(request.tokens) + request.most for request in requests)
         self._make_room(max(need, bucket(longest) + 1))
+        self._make_room_for([r.constraint for r in requests if r.constraint is not None])
         length, shape = bucket(longest), (devices, self._prompts)
         prompts = Prompts(
             np.zeros((*shape, length), np.int32),
@@ -142,6 +148,7 @@ class Engine:
             np.full(shape, self._rows, np.int32),
             np.zeros(shape, np.int32),
             np.zeros(shape, np.int32),
+            self._no_constraints(shape),
         )
         filled = collections.Counter()
         for request, (device, row) in zip(requests, free, strict=False):
@@ -153,6 +160,8 @@ class Engine:
             prompts.visual[at] = request.visual
             prompts.lengths[at], prompts.rows[at] = size, row
             prompts.limits[at], prompts.serials[at] = size + request.most, request.serial
+            if request.constraint is not None:
+                _hold(prompts.held, at, request.constraint)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), prompts)
         self._state = self._program.admit(
             self._weights, self._state, jax.device_put(flat, self._split)
@@ -165,19 +174,45 @@ class Engine:
         elif slots > self._state.tokens.shape[1]:
             self._state = self._program.grow(self._state, slots)
 
+    def _make_room_for(self, constraints: Sequence[Constraint]) -> None:
+        if not constraints:
+            return
+        here = (0, 0) if self._state.held is None else self._state.held.tokens.shape[1:]
+        most = [max(c.tokens.shape[axis] for c in constraints) for axis in (0, 1)]
+        if most[0] > here[0] or most[1] > here[1]:
+            need = [bucket(max(pair)) for pair in zip(most, here, strict=True)]
+            self._state = self._program.hold(self._state, *need)
+
+    def _no_constraints(self, shape: tuple[int, int]) -> Held | None:
+        """For prompts of that shape."""
+        if self._state.held is None:
+            return None
+        like = Held(*(leaf.shape[1:] for leaf in self._state.held))
+        return Held(*(np.full((*shape, *rest), NOWHERE, np.int32) for rest in like))
+
     def _ended(self) -> Iterator[Answer]:
         """The texts that have come to their end; their rows are free."""
         live, lengths = jax.device_get((self._state.live, self._state.lengths))
         over = [place for place in self._taken if not live[place[0] * self._rows + place[1]]]
         if not over:
             return
-        tokens = jax.device_get(self._state.tokens)
+        tokens, boxes = jax.device_get((self._state.tokens, self._state.boxes))
         for place in over:
             row, (request, since) = place[0] * self._rows + place[1], self._taken.pop(place)
             made = tokens[row, len(request.tokens) : lengths[row]]
             ended = bool(made[-1] == self._program.end_id)
             seconds = time.perf_counter() - since
-            yield Answer(request.key, made[:-1] if ended else made, ended, seconds)
+            box = None if self._program.decoder.action is None else boxes[row]
+            yield Answer(request.key, made[:-1] if ended else made, ended, seconds, box)
+
+
+def _hold(held: Held, at: tuple[int, int], constraint: Constraint) -> None:
+    """Puts a constraint where a prompt stands; its text begins at place 0."""
+    places, tokens = constraint.tokens.shape
+    held.tokens[at][:places, :tokens] = constraint.tokens
+    held.places[at][:places, :tokens] = constraint.places
+    held.plain[at][:places] = constraint.plain
+    held.at[at] = 0
 
 
 def bucket(length: int) -> int:

@@ -11,21 +11,25 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from jaxvlm.console import progress, say
 from jaxvlm.data.record import Record, scene_of
 from jaxvlm.data.sequence import set_key
+from jaxvlm.data.sources import Chosen
 from jaxvlm.errors import UserError
 from jaxvlm.files import draft_of, write_text
 from jaxvlm.generation.answer import Asked, Group, answers
 from jaxvlm.generation.controls import other_scenes
 from jaxvlm.generation.journal import Journal, in_order, places
 from jaxvlm.generation.restore import Answerer
+from jaxvlm.metrics.action_page import page as action_page
+from jaxvlm.metrics.action_summary import with_comparisons
+from jaxvlm.metrics.baselines import baselines
 from jaxvlm.metrics.files import write_scored
 from jaxvlm.metrics.guess import QuestionOnlyGuess
-from jaxvlm.metrics.lines import read_lines
+from jaxvlm.metrics.lines import kind_of, read_lines
 from jaxvlm.metrics.report import page
 from jaxvlm.metrics.scoring import score, summarize, without_values
 from jaxvlm.metrics.summary import line_of, with_controls
@@ -33,8 +37,33 @@ from jaxvlm.shares import Share
 
 REPORT, SUMMARY = "report.html", "summary.json"
 _OWN, _IDENTITY = "", "identity"
+# The way of asking that leaves out what is known of the cameras.
+_NO_GEOMETRY = "no_geometry"
+ANSWERS, ACTIONS = "answers", "actions"
 _POLL_SECONDS = 2.0
 _TOGETHER = 512
+
+
+def of_task(records: Sequence[Record], task: str | None) -> Sequence[Record]:
+    """The questions among records, or the instructions.
+
+    Raises:
+      UserError: there are none; or no task was named, and there are both.
+    """
+    found: dict[str, list[int]] = {ANSWERS: [], ACTIONS: []}
+    for index in range(len(records)):
+        found[ACTIONS if records[index].is_action else ANSWERS].append(index)
+    if task is None and all(found.values()):
+        raise UserError(
+            f"the files hold {len(found[ANSWERS]):,} questions and {len(found[ACTIONS]):,} "
+            "instructions, which have other figures: give --task answers or --task actions"
+        )
+    if task is None:
+        return records
+    if not found[task]:
+        other = "an instruction" if task == ANSWERS else "a question"
+        raise UserError(f"--task {task}: every record is {other}")
+    return Chosen(records, found[task])
 
 
 def predictions_name(way: str) -> str:
@@ -47,7 +76,8 @@ class Evaluation:
     """What is evaluated.
 
     Attributes:
-      records: all of the files', parsed when they are asked for.
+      records: all of the files' of the task, parsed when they are asked for.
+      task: "answers" or "actions".
       count: how many of them, from the first, are asked about.
       controls: whether the questions are also asked without picture and with others'.
       seed: of the scenes' exchange.
@@ -57,6 +87,7 @@ class Evaluation:
     """
 
     records: Sequence[Record]
+    task: str
     count: int
     controls: bool
     seed: int
@@ -101,7 +132,8 @@ class Evaluation:
         scenes = [scene_of(self.records[index]) for index in range(len(self.records))]
         other = other_scenes(scenes, self.seed)
         found: dict[str, list[int] | None] = {_OWN: own, "no_image": None}
-        return found | ({"other_images": other[: self.count]} if other else {})
+        found |= {"other_images": other[: self.count]} if other else {}
+        return found | ({_NO_GEOMETRY: own} if self.task == ACTIONS else {})
 
     def image_sets(self) -> set[tuple[str, ...]]:
         """Those that are shown."""
@@ -112,6 +144,11 @@ class Evaluation:
     def ways(self) -> list[str]:
         """How the questions are asked."""
         return list(self._shown)
+
+    def _named(self, lines: Iterable[dict], path: Path) -> Iterator[dict]:
+        """The lines of a draft, under the name that it will have."""
+        for line in lines:
+            yield line | {"origin": f"{path}, question {line['question_id'] or line['index']}"}
 
     def _all(self) -> Iterator[Record]:
         return (self.records[index] for index in range(self.count))
@@ -124,12 +161,17 @@ class Evaluation:
         """
         for record in self._all():
             if not record.answers:
-                raise UserError(f"{record.origin}: no answer to score against")
+                raise UserError(
+                    f"{record.origin}: no answer to score against; python -m jaxvlm.predict "
+                    "answers records without"
+                )
         if self.share.index:
             return
         try:
             (self.output / SUMMARY).unlink(missing_ok=True)
             if not self._stands():
+                if any(self.output.glob("predictions*.jsonl")):
+                    say(f"the answers in {self.output} are of something else; they are replaced")
                 for path in self.output.glob("predictions*.jsonl"):
                     path.unlink()
                 for folder in set(self.output.glob("parts-*")) - {self._parts}:
@@ -146,10 +188,14 @@ class Evaluation:
         groups = self._groups(done)
         total = sum(len(asked) for _, asked in groups)
         known = sum(map(len, done.values()))
+        ways = ", ".join(["as they are", *self.ways[1:]])
         say(
-            f"answering {total:,} questions with {answerer.checkpoint}"
+            f"{self.count:,} {'questions' if self.task == ANSWERS else 'instructions'}, asked "
+            f"{len(self.ways)} times ({ways}): answering {total:,} with {answerer.checkpoint}"
             + (f"; {known:,} answers stand" if known else "")
         )
+        if self.controls and "other_images" not in self.ways:
+            say("all are of one scene: there are no other_images")
         with contextlib.ExitStack() as stack:
             journals = {way: stack.enter_context(Journal(self.own_path(way))) for way in self.ways}
             with progress("answering", total) as advance:
@@ -159,7 +205,7 @@ class Evaluation:
                         say(f"warning: left out: {found.lost}", warns=True)
                         journals[way].write({"index": index, "lost": found.lost})
                     else:
-                        line = line_of(index, self.records[index], found.text)
+                        line = line_of(index, self.records[index], found.text, found.box)
                         took = {
                             "tokens": found.tokens,
                             "ended": found.ended,
@@ -168,18 +214,21 @@ class Evaluation:
                         journals[way].write(line | took)
                     advance()
 
-    def _groups(self, done: dict[str, set[int]]) -> list[tuple[int | None, list[tuple[str, int]]]]:
-        """By image set the questions about it, as numbers; those without picture together."""
+    def _groups(self, done: dict[str, set[int]]) -> list[tuple]:
+        """The record whose images are shown, and whether without geometry; and the questions.
+
+        Those without picture stand together, with None instead.
+        """
         # Controls may show sets of records that are not asked about.
         needed = sorted({i for shown in self._shown.values() for i in shown or ()})
         keys = {index: set_key(self.records[index]) for index in needed}
-        by_set: dict[bytes | None, list[tuple[str, int]]] = {}
+        by_set: dict[tuple | None, list[tuple[str, int]]] = {}
         first: dict[bytes, int] = {}
         for index, key in keys.items():
             first.setdefault(key, index)
         for way, shown in self._shown.items():
             for index in range(self.count):
-                key = keys[shown[index]] if shown else None
+                key = (keys[shown[index]], way == _NO_GEOMETRY) if shown else None
                 by_set.setdefault(key, []).append((way, index))
         mine = list(by_set.items())
         found = []
@@ -189,7 +238,7 @@ class Evaluation:
             elif not self.share.owns(number):
                 continue
             left = [(way, index) for way, index in asked if index not in done[way]]
-            shown = None if key is None else first[key]
+            shown = None if key is None else (first[key[0]], key[1])
             # Of some hundreds each, for they are read together.
             starts = range(0, len(left), _TOGETHER)
             found += [(shown, left[start : start + _TOGETHER]) for start in starts]
@@ -197,8 +246,11 @@ class Evaluation:
 
     def _asked(self, groups) -> Iterator[Group]:
         for shown, asked in groups:
+            record = None if shown is None else self.records[shown[0]]
+            if shown is not None and shown[1]:
+                record = dataclasses.replace(record, geometry=None)
             yield Group(
-                None if shown is None else self.records[shown],
+                record,
                 [Asked((way, index), index, self.records[index]) for way, index in asked],
             )
 
@@ -249,13 +301,20 @@ class Evaluation:
         }
 
     def finish(
-        self, title: str, tokenizer: str, guess: QuestionOnlyGuess | None, identity: dict
+        self, title: str, tokenizer: str, training: Iterable[Record] | None, identity: dict
     ) -> dict:
         """Puts all lines in order, scores them, and writes summary and page; returns the summary.
+
+        Args:
+          title: of the page.
+          tokenizer: "plain" or "ptb".
+          training: what is known beforehand, for what needs no picture; None to leave that out.
+          identity: stands in the summary.
 
         Raises:
           UserError: there is nothing to score.
         """
+        say("scoring")
         lost = self._lost()
         summaries = {}
         for way in self.ways:
@@ -274,7 +333,7 @@ class Evaluation:
                         f"{self.output} holds {count:,} of {self.count - len(lost):,} answers "
                         f"({predictions_name(way)}); were some removed? The same command asks again"
                     )
-                scores = score(read_lines(draft), tokenizer)
+                scores = score(self._named(read_lines(draft), path), tokenizer)
                 write_scored(draft, scores, path)
             finally:
                 draft.unlink(missing_ok=True)
@@ -282,14 +341,28 @@ class Evaluation:
         shutil.rmtree(self._parts, ignore_errors=True)
         lines = functools.partial(read_lines, self.output / predictions_name(_OWN))
         own = summaries.pop(_OWN)
-        summary = with_controls(own, summaries, guess, lines())
+        if self.task == ACTIONS:
+            found = {} if training is None else baselines(training, self._all())
+            summary = with_comparisons(own, summaries, found)
+        else:
+            summary = with_controls(own, summaries, training and _guess(training), lines())
         # Whose text was cut off at evaluation.max_new_tokens.
         summary |= {
             "lost": len(lost),
             "cut": sum(not line["ended"] for line in lines()),
             **identity,
         }
-        write_text(self.output / REPORT, page(title, summary, lines))
+        if self.task == ACTIONS:
+            text = action_page(title, summary, lines, lambda line: self.records[line["index"]])
+        else:
+            text = page(title, summary, lines)
+        write_text(self.output / REPORT, text)
         # Last: where it stands, everything stands.
         write_text(self.output / SUMMARY, json.dumps(summary, indent=2) + "\n")
         return summary
+
+
+def _guess(training: Iterable[Record]) -> QuestionOnlyGuess:
+    return QuestionOnlyGuess(
+        (r.question, kind_of(r.question, r.kind, r.task), r.answer) for r in training
+    )

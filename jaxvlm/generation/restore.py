@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from jaxvlm.data.actions.constraint import ActionConstraints
 from jaxvlm.data.readers import SetReader
 from jaxvlm.data.rows import VisualLayout
 from jaxvlm.data.tokenizer import Tokenizer, load_tokenizer
@@ -21,7 +22,8 @@ from jaxvlm.generation.see import encoder
 from jaxvlm.generation.slots import Program
 from jaxvlm.models.adapted import merged
 from jaxvlm.models.decoder import Decoder, decoder_weights
-from jaxvlm.models.vlm import PARTS, vlm_config
+from jaxvlm.models.vlm import PARTS, VLMConfig, vlm_config
+from jaxvlm.paths import unflatten
 from jaxvlm.training.frozen import kept_shapes, vision_identity
 from jaxvlm.training.mesh import make_mesh
 from jaxvlm.training.missing import check_weights
@@ -30,7 +32,7 @@ from jaxvlm.training.run import run_parameters
 from jaxvlm.training.setup import all_parameters, compute_dtype
 from jaxvlm.training.state import abstract_parameters
 
-_LANGUAGE = "language/"
+_LANGUAGE, _ACTION = "language/", "action/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Answerer:
       tokenizer: of the run.
       layout: of visual vectors.
       reader: of images, or of features.
+      constraints: what actions may be made of.
     """
 
     config: ConfigDict
@@ -56,6 +59,7 @@ class Answerer:
     tokenizer: Tokenizer
     layout: VisualLayout
     reader: SetReader
+    constraints: ActionConstraints
 
 
 def restore_answerer(folder: Path, config: ConfigDict) -> Answerer:
@@ -70,7 +74,8 @@ def restore_answerer(folder: Path, config: ConfigDict) -> Answerer:
     """
     # Whatever the mesh of its training was: here weights are whole on every device.
     mesh = make_mesh(-1, -1)
-    return _answerer(config, folder, run_parameters(folder, config, mesh), mesh)
+    model = vlm_config(config.model)
+    return _answerer(config, model, folder, run_parameters(folder, config, mesh), mesh)
 
 
 def imported_answerer(config: ConfigDict) -> Answerer:
@@ -79,7 +84,8 @@ def imported_answerer(config: ConfigDict) -> Answerer:
     Raises:
       UserError: a part has none, or they do not fit.
     """
-    model = vlm_config(config.model)
+    # An action head is a run's own.
+    model = dataclasses.replace(vlm_config(config.model), action=None)
     shapes = abstract_parameters(model)
     lacking = [
         part
@@ -95,7 +101,8 @@ def imported_answerer(config: ConfigDict) -> Answerer:
     check_weights(config.model, PARTS)
     mesh = make_mesh(-1, -1)
     groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
-    return _answerer(config, "imported weights", all_parameters(config, model, groups, mesh), mesh)
+    params = all_parameters(config, model, groups, mesh)
+    return _answerer(config, model, "imported weights", params, mesh)
 
 
 def with_features(answerer: Answerer, image_sets: Collection[tuple[str, ...]]) -> Answerer:
@@ -113,8 +120,8 @@ def with_features(answerer: Answerer, image_sets: Collection[tuple[str, ...]]) -
     return dataclasses.replace(answerer, reader=reader)
 
 
-def _answerer(config, checkpoint, params: dict[str, Array], mesh) -> Answerer:
-    model, tokenizer = vlm_config(config.model), load_tokenizer(config.text.tokenizer)
+def _answerer(config, model: VLMConfig, checkpoint, params: dict[str, Array], mesh) -> Answerer:
+    tokenizer = load_tokenizer(config.text.tokenizer)
     language = dataclasses.replace(model.language, lora=None, frozen_layers=0)
     paths = abstract_parameters(dataclasses.replace(model, language=language))
     whole, dtype = NamedSharding(mesh, PartitionSpec()), compute_dtype(config)
@@ -127,16 +134,28 @@ def _answerer(config, checkpoint, params: dict[str, Array], mesh) -> Answerer:
     weights = decoder_weights(
         {path.removeprefix(_LANGUAGE): plain.pop(path) for path in spoken}, language.num_layers
     )
-    sampling = Sampling(**config.evaluation.sampling)
-    program = Program(Decoder(language), sampling, mesh, tokenizer.end_id, tokenizer.placeholder_id)
+    measuring = {p: plain.pop(p) for p in paths if p.startswith(_ACTION)}
+    if model.action is not None:
+        head = unflatten({p.removeprefix(_ACTION): leaf for p, leaf in measuring.items()})
+        weights = weights._replace(action=head)
+    constraints = ActionConstraints(tokenizer)
+    program = Program(
+        Decoder(language, model.action),
+        Sampling(**config.evaluation.sampling),
+        mesh,
+        tokenizer.end_id,
+        tokenizer.placeholder_id,
+        tuple(constraints.plain_ids.tolist()),
+    )
     engine = Engine(program, weights, config.evaluation.batch_questions)
     return Answerer(
         config,
         checkpoint,
         engine,
-        encoder(model, plain, mesh),
+        encoder(dataclasses.replace(model, action=None), plain, mesh),
         mesh.size,
         tokenizer,
         visual_layout(config),
         image_reader(config),
+        constraints,
     )

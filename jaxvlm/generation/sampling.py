@@ -52,6 +52,7 @@ class Sampling:
         tokens: Int32[Array, "B S"],
         lengths: Int32[Array, "B"],
         serials: Int32[Array, "B"],
+        allowed: Bool[Array, "B W"] | None = None,
     ) -> Int32[Array, "B"]:
         """The next token of every row.
 
@@ -60,12 +61,18 @@ class Sampling:
           tokens: of the texts so far.
           lengths: how many those are.
           serials: numbers of the texts: what is drawn depends on them and on the length alone.
+          allowed: tokens in question. Where they are not all, n-grams may repeat: the form of the
+            text decides.
         """
         if self.repetition_penalty != 1:
             logits = penalised(logits, tokens, lengths, self.repetition_penalty)
         if self.no_repeat_ngram:
             banned = repeating(tokens, lengths, self.no_repeat_ngram, logits.shape[-1])
+            if allowed is not None:
+                banned &= allowed.all(-1, keepdims=True)
             logits = jnp.where(banned, -jnp.inf, logits)
+        if allowed is not None:
+            logits = jnp.where(allowed, logits, -jnp.inf)
         if not self.temperature:
             return logits.argmax(-1).astype(jnp.int32)
         logits = likeliest(logits / self.temperature, self.top_k, self.top_p)

@@ -1,7 +1,8 @@
 """The compiled half of decoding: rows of texts on the devices, admitted and continued.
 
 Axes: B rows of a device, P prompts admitted at a time, T prompt tokens, S slots of a row, M visual
-vectors a prompt, D width.
+vectors a prompt, D width, W vocabulary; of constraints N places and K tokens
+(`jaxvlm/data/actions/constraint.py`).
 """
 
 import dataclasses
@@ -13,11 +14,50 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int32
 
+from jaxvlm.data.actions.constraint import NOWHERE
 from jaxvlm.generation.sampling import Sampling
+from jaxvlm.models.action_head import BOX
 from jaxvlm.models.decoder import Cache, Decoder, DecoderWeights
 from jaxvlm.models.partition import BATCH_AXES
 
 _ROWS, _WHOLE = PartitionSpec(BATCH_AXES), PartitionSpec()
+
+
+class Held(NamedTuple):
+    """Constraints of texts, each at the place where it stands.
+
+    Attributes:
+      tokens: see `Constraint`.
+      places: likewise.
+      plain: likewise.
+      at: the place, `NOWHERE` for a text without constraint.
+    """
+
+    tokens: Int32[Array, "B N K"]
+    places: Int32[Array, "B N K"]
+    plain: Int32[Array, "B N"]
+    at: Int32[Array, "B"]
+
+    def here(self) -> tuple[Int32[Array, "B K"], Int32[Array, "B K"], Int32[Array, "B"]]:
+        """Tokens, places and plain of where the texts stand."""
+        rows, at = jnp.arange(self.at.shape[0]), jnp.maximum(self.at, 0)
+        return self.tokens[rows, at], self.places[rows, at], self.plain[rows, at]
+
+    def allowed(self, letters: Bool[Array, "W"]) -> Bool[Array, "B W"]:
+        """The tokens that may follow, of which `letters` are the plain ones."""
+        tokens, _, plain = self.here()
+        rows, size = jnp.arange(tokens.shape[0])[:, None], letters.shape[0]
+        mask = jnp.zeros((tokens.shape[0], size), bool)
+        mask = mask.at[rows, jnp.where(tokens >= 0, tokens, size)].set(True, mode="drop")
+        return mask | ((plain >= 0)[:, None] & letters) | (self.at < 0)[:, None]
+
+    def after(self, token: Int32[Array, "B"]) -> "Held":
+        """The same texts with one token more."""
+        tokens, places, plain = self.here()
+        same = tokens == token[:, None]
+        listed = jnp.take_along_axis(places, same.argmax(1)[:, None], axis=1)[:, 0]
+        then = jnp.where(same.any(1), listed, plain)
+        return self._replace(at=jnp.where(self.at < 0, self.at, then))
 
 
 class Slots(NamedTuple):
@@ -30,6 +70,8 @@ class Slots(NamedTuple):
       limits: at which length a text ends, at the latest.
       serials: their numbers.
       live: rows whose text goes on.
+      boxes: what the action head made of their prompts.
+      held: their constraints; None as long as no text has one.
     """
 
     cache: Cache
@@ -38,6 +80,8 @@ class Slots(NamedTuple):
     limits: Int32[Array, "B"]
     serials: Int32[Array, "B"]
     live: Bool[Array, "B"]
+    boxes: Float[Array, "B 9"]
+    held: Held | None
 
 
 class Prompts(NamedTuple):
@@ -51,6 +95,7 @@ class Prompts(NamedTuple):
       rows: where they go; B for padding.
       limits: see `Slots`.
       serials: see `Slots`.
+      held: likewise.
     """
 
     tokens: Int32[Array, "P T"]
@@ -60,6 +105,7 @@ class Prompts(NamedTuple):
     rows: Int32[Array, "P"]
     limits: Int32[Array, "P"]
     serials: Int32[Array, "P"]
+    held: Held | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +118,7 @@ class Program:
       mesh: devices.
       end_id: the token that ends a text.
       own_ids: tokens from here on are reserved and never chosen.
+      plain_ids: tokens that are plain letters, see `Constraint`.
     """
 
     decoder: Decoder
@@ -79,6 +126,7 @@ class Program:
     mesh: Mesh
     end_id: int
     own_ids: int
+    plain_ids: tuple[int, ...] = ()
 
     def empty(self, rows: int, slots: int, dtype: jnp.dtype) -> Slots:
         """No texts, for `rows` on every device."""
@@ -95,6 +143,8 @@ class Program:
                 zeros,
                 zeros,
                 zeros > 0,
+                jnp.zeros((len(zeros), BOX)),
+                None,
             )
 
         placed = NamedSharding(self.mesh, _ROWS)
@@ -113,6 +163,26 @@ class Program:
 
         placed = NamedSharding(self.mesh, _ROWS)
         return jax.jit(grow, static_argnums=1, out_shardings=placed)
+
+    @functools.cached_property
+    def hold(self):
+        """The same texts with room for constraints: `hold(slots, places, tokens)`."""
+
+        def hold(state: Slots, places: int, tokens: int) -> Slots:
+            rows = state.live.shape[0]
+            held = state.held
+            if held is None:
+                nothing = jnp.zeros((rows, 0, 0), jnp.int32)
+                nowhere = jnp.full(rows, NOWHERE, jnp.int32)
+                held = Held(nothing, nothing, jnp.zeros((rows, 0), jnp.int32), nowhere)
+            here = held.tokens.shape[1:]
+            more = ((0, 0), (0, places - here[0]), (0, tokens - here[1]))
+            wide = [jnp.pad(leaf, more, constant_values=NOWHERE) for leaf in held[:2]]
+            plain = jnp.pad(held.plain, more[:2], constant_values=NOWHERE)
+            return state._replace(held=Held(*wide, plain, held.at))
+
+        placed = NamedSharding(self.mesh, _ROWS)
+        return jax.jit(hold, static_argnums=(1, 2), out_shardings=placed)
 
     @functools.cached_property
     def admit(self):
@@ -145,7 +215,9 @@ class Program:
         last = jnp.take_along_axis(hidden, jnp.maximum(prompts.lengths - 1, 0)[:, None, None], 1)
         slots = state.tokens.shape[1]
         tokens = jnp.pad(prompts.tokens, ((0, 0), (0, slots - length)))
-        first = self._choose(weights, last[:, 0], tokens, prompts.lengths, prompts.serials)
+        first, held = self._choose(
+            weights, last[:, 0], tokens, prompts.lengths, prompts.serials, prompts.held
+        )
         tokens = tokens.at[jnp.arange(count), prompts.lengths].set(first)
         lengths = prompts.lengths + 1
 
@@ -162,6 +234,8 @@ class Program:
             put(state.limits, prompts.limits),
             put(state.serials, prompts.serials),
             put(state.live, (first != self.end_id) & (lengths < prompts.limits)),
+            put(state.boxes, self.decoder.measure(weights, last[:, 0])),
+            jax.tree.map(put, state.held, held),
         )
 
     def _go_on(self, weights, state: Slots, steps, ended) -> Slots:
@@ -181,18 +255,28 @@ class Program:
             hidden, cache = self.decoder.step(
                 weights, self.decoder.embed(weights, newest), state.cache, last
             )
-            token = self._choose(weights, hidden, state.tokens, state.lengths, state.serials)
+            token, held = self._choose(
+                weights, hidden, state.tokens, state.lengths, state.serials, state.held
+            )
             lengths = jnp.where(state.live, state.lengths + 1, state.lengths)
             kept = jnp.where(state.live, token, newest)
             tokens = state.tokens.at[rows, jnp.maximum(lengths - 1, 0)].set(kept)
             live = state.live & (token != self.end_id) & (lengths < state.limits)
-            new = state._replace(cache=cache, tokens=tokens, lengths=lengths, live=live)
+            new = state._replace(cache=cache, tokens=tokens, lengths=lengths, live=live, held=held)
             return made + 1, new
 
         return jax.lax.while_loop(unfinished, step, (jnp.int32(0), state))[1]
 
-    def _choose(self, weights, hidden, tokens, lengths, serials) -> Int32[Array, "B"]:
+    def _choose(
+        self, weights, hidden, tokens, lengths, serials, held: Held | None
+    ) -> tuple[Int32[Array, "B"], Held | None]:
+        """The next token of every row, and where its constraint stands then."""
         logits = self.decoder.logits(weights, hidden)
-        allowed = jnp.arange(logits.shape[-1]) < self.own_ids
-        logits = jnp.where(allowed, logits, -jnp.inf)
-        return self.sampling.choose(logits, tokens, lengths, serials)
+        vocabulary = jnp.arange(logits.shape[-1])
+        logits = jnp.where(vocabulary < self.own_ids, logits, -jnp.inf)
+        if held is None:
+            return self.sampling.choose(logits, tokens, lengths, serials), None
+        letters = jnp.zeros(logits.shape[-1], bool).at[jnp.array(self.plain_ids, int)].set(True)
+        allowed = held.allowed(letters)
+        token = self.sampling.choose(logits, tokens, lengths, serials, allowed)
+        return token, held.after(token)

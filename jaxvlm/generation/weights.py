@@ -24,7 +24,8 @@ from jaxvlm.training.weights import exist, read_meta
 
 # What an answer depends on, besides the weights and the records.
 _DECIDING = ("model/", "text/", "precision", "seed", "evaluation/max_new_tokens",
-             "evaluation/sampling/", "evaluation/features", "data/image_size", "data/image_height",
+             "evaluation/sampling/", "evaluation/features",
+             "evaluation/constrain_actions", "data/image_size", "data/image_height",
              "data/resize", "data/jpeg_draft", "data/num_views", "data/blind",
              "data/geometry_convention", "data/on_bad_record", "data/features/")  # fmt: skip
 # With a configuration file beside a run, it says these; the rest is the run's.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxvlm.console import say
 from jaxvlm.errors import UserError
 from jaxvlm.metrics.intervals import by_scene, intervals
 from jaxvlm.metrics.lines import read_lines
@@ -28,14 +29,12 @@ def compare(first: Path, second: Path, tokenizer: str = "plain") -> dict:
     Raises:
       UserError: the files do not answer the same questions; it lists those that differ.
     """
-    keys, scored = [], []
-    for path in (first, second):
-        lines = list(read_lines(path))
-        keys.append(_keys(lines, path))
-        scored.append((lines, path))
+    mine, theirs = (list(read_lines(path)) for path in (first, second))
+    keys = _keys(mine, theirs, first, second)
     _check_same(*keys, first, second)
     order = {key: place for place, key in enumerate(keys[1])}
-    mine, theirs = scored[0][0], [scored[1][0][order[key]] for key in keys[0]]
+    theirs = [theirs[order[key]] for key in keys[0]]
+    say("scoring")
     for one, other in zip(mine, theirs, strict=True):
         if one["references"] != other["references"]:
             raise UserError(f"{one['origin']} and {other['origin']} have other references")
@@ -71,9 +70,24 @@ def _only(scores: Scores, names: Sequence[str]) -> Scores:
     return Scores(values, scores.bleu, scores.tokenizer, scores.tasks, scores.kinds, scores.scenes)
 
 
-def _keys(lines: Sequence[Mapping], path: Path) -> list[tuple]:
-    """What tells a file's questions apart: their ids, or place and text where it has none."""
-    named = all(line.get("question_id") not in (None, "") for line in lines)
+def _keys(one: Sequence[Mapping], other: Sequence[Mapping], first: Path, second: Path) -> tuple:
+    """What tells the questions of two files apart.
+
+    Their ids; with the task where one file has an id in several; or, where neither has ids, place
+    and text.
+    """
+    named = [all(line.get("question_id") not in (None, "") for line in f) for f in (one, other)]
+    if any(named) and not all(named):
+        lacking = second if named[0] else first
+        raise UserError(f"{lacking} has lines without 'question_id'; the other file has them all")
+    if all(named):
+        ids = [[(str(line["question_id"]),) for line in lines] for lines in (one, other)]
+        if all(len(set(each)) == len(each) for each in ids):
+            return tuple(ids)
+    return _checked(one, named[0], first), _checked(other, named[0], second)
+
+
+def _checked(lines: Sequence[Mapping], named: bool, path: Path) -> list[tuple]:
     keys = [
         (line["task"], str(line["question_id"]))
         if named
@@ -92,7 +106,7 @@ def _check_same(mine: Sequence[tuple], theirs: Sequence[tuple], first: Path, sec
     problems = []
     for keys, others, path in ((mine, theirs, second), (theirs, mine, first)):
         known = set(others)
-        missing = [" ".join(key[1:]) for key in keys if key not in known]
+        missing = [" ".join(key[1:] or key) for key in keys if key not in known]
         if missing:
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
             problems.append(f"{path} lacks {', '.join(missing[:_NAMED])}{more}")

@@ -1,9 +1,11 @@
 """Predictions scored from a file: `scored.jsonl` and `summary.json`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+from jaxvlm.console import say
 from jaxvlm.errors import UserError
 from jaxvlm.files import draft_of, write_text
 from jaxvlm.metrics.lines import check_ids, read_lines
@@ -16,7 +18,7 @@ def score_file(
     predictions: Path,
     output: Path,
     tokenizer: str,
-    known: Mapping[str, Sequence[str]] | None = None,
+    known: Mapping[str, Mapping] | None = None,
 ) -> dict:
     """Scores a file of predictions; of its lines only the answers are held together.
 
@@ -24,7 +26,7 @@ def score_file(
       predictions: a line each, see `read_lines`.
       output: the folder of `scored.jsonl`, every line with its values, and of `summary.json`.
       tokenizer: "plain" or "ptb".
-      known: references by `question_id`, in place of the file's own; the file must answer them all.
+      known: fields by `question_id`, see `read_lines`; the file must answer all of them.
 
     Returns:
       The summary.
@@ -34,6 +36,9 @@ def score_file(
     """
     if known is not None:
         check_ids(predictions, known)
+    else:
+        _say_repeated(predictions)
+    say("scoring")
     scores = score(read_lines(predictions, known), tokenizer)
     summary = {**summarize(scores), "predictions": str(predictions)}
     try:
@@ -45,11 +50,27 @@ def score_file(
     return summary
 
 
+def _say_repeated(predictions: Path) -> None:
+    """Warns of questions that are answered more than once."""
+    often = Counter(
+        (line["task"], str(line["question_id"]))
+        for line in read_lines(predictions)
+        if line.get("question_id") not in (None, "")
+    )
+    repeated = sum(count > 1 for count in often.values())
+    if repeated:
+        say(
+            f"warning: {predictions} answers {repeated:,} questions more than once (by their "
+            "question_id); each answer counts",
+            warns=True,
+        )
+
+
 def write_scored(
     predictions: Path,
     scores: Scores,
     path: Path,
-    known: Mapping[str, Sequence[str]] | None = None,
+    known: Mapping[str, Mapping] | None = None,
 ) -> None:
     """Writes the lines of a file of predictions with the values of each; whole, or not at all."""
     unfinished = draft_of(path)

@@ -1,7 +1,7 @@
 """Predictions in a file: one JSON object a line, the original's fields and ours."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jaxvlm.errors import UserError
@@ -11,7 +11,7 @@ _NAMED = 5
 _TEXTS = ("question", "task", "kind", "situation")
 
 
-def check_ids(path: Path, known: Mapping[str, Sequence[str]]) -> None:
+def check_ids(path: Path, known: Mapping[str, Mapping]) -> None:
     """Checks that a predictions file answers certain questions, all of them and each once.
 
     Raises:
@@ -38,7 +38,7 @@ def check_ids(path: Path, known: Mapping[str, Sequence[str]]) -> None:
 
 
 def read_lines(
-    path: Path, known: Mapping[str, Sequence[str]] | None = None, strict: bool = True
+    path: Path, known: Mapping[str, Mapping] | None = None, strict: bool = True
 ) -> Iterator[dict]:
     """The lines of a predictions file, one after the other.
 
@@ -47,7 +47,8 @@ def read_lines(
 
     Args:
       path: of the file.
-      known: references by `question_id`, in place of the file's own.
+      known: fields by `question_id`: their references take the place of the file's own, the others
+        are added where the file lacks them.
       strict: a line without a reference is an error.
 
     Raises:
@@ -67,24 +68,30 @@ def read_lines(
         raise UserError(f"{path} holds no line")
 
 
-def _line(text: str, origin: str, known: Mapping[str, Sequence[str]] | None, strict: bool) -> dict:
+def _line(text: str, origin: str, known: Mapping[str, Mapping] | None, strict: bool) -> dict:
     try:
         line = json.loads(text)
     except ValueError as error:
         raise UserError(f"{origin}: no JSON ({error}); expected an object a line") from None
     if not isinstance(line, dict):
-        raise UserError(f"{origin}: expected a JSON object, found {type(line).__name__}")
-    if not isinstance(line.get("prediction"), str):
+        raise UserError(f"{origin}: expected a JSON object a line, found {type(line).__name__}")
+    if "prediction" not in line:
         raise UserError(
-            f"{origin}: 'prediction' should be a text, is {json.dumps(line.get('prediction'))}"
+            f"{origin}: the line has no 'prediction'; has {', '.join(line) or 'nothing'}"
         )
+    if not isinstance(line["prediction"], str):
+        raise UserError(
+            f"{origin}: 'prediction' should be a text, is {json.dumps(line['prediction'])}"
+        )
+    if known is not None:
+        fields = known.get(str(line.get("question_id")), {"references": []})
+        there = {name: value for name, value in line.items() if value not in (None, "")}
+        line = {**fields, **there, "references": fields["references"]}
+        line["reference"] = next(iter(line["references"]), None)
     for name in _TEXTS:
         line[name] = line.get(name) or ""
         if not isinstance(line[name], str):
             raise UserError(f"{origin}: {name!r} should be a text, is {json.dumps(line[name])}")
-    if known is not None:
-        line["references"] = list(known.get(str(line.get("question_id")), ()))
-        line["reference"] = next(iter(line["references"]), None)
     references = _references(line, origin, strict)
     action = line["reference"] if isinstance(line.get("reference"), dict) else {}
     return line | {

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxvlm.metrics.actions import MEDIANS
 from jaxvlm.metrics.captions import bleu, bleu_counts, sentence_scores, tokenized
 from jaxvlm.metrics.intervals import by_scene, intervals
 from jaxvlm.metrics.tasks import measured
@@ -113,6 +114,8 @@ def _figures(scores: Scores, chosen: Bool[np.ndarray, "N"]) -> dict:
         known = values[chosen][~np.isnan(values[chosen])]
         if len(known):
             found[name] = float(known.mean())
+            if name in MEDIANS:
+                found[f"{name}_median"] = float(np.median(known))
     return found | {name: float(v) for name, v in bleu(scores.bleu[chosen].sum(0)).items()}
 
 

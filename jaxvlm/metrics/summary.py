@@ -2,7 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+from jaxtyping import Float
+
 from jaxvlm.data.record import Record, scene_of
+from jaxvlm.metrics.action_lines import action_fields
 from jaxvlm.metrics.guess import QuestionOnlyGuess
 from jaxvlm.metrics.lines import kind_of
 
@@ -19,21 +23,38 @@ CONTROLS = {
 _FIGURES = {"em": "EM", "em_r": "EM-R", "exact_match": "exact", "partial_match": "partial"}
 
 
-def line_of(index: int, record: Record, answer: str) -> dict:
-    """A line of `predictions.jsonl` before it is scored: the original's fields, then ours."""
-    return {
+def line_of(
+    index: int, record: Record, answer: str, box: Float[np.ndarray, "9"] | None = None
+) -> dict:
+    """A line of predictions before it is scored: the original's fields, then ours.
+
+    Args:
+      index: of the record.
+      record: what was asked.
+      answer: the text.
+      box: of the action head.
+    """
+    line = {
         "index": index,
         "task": record.task,
         "scene_id": scene_of(record),
         "question": record.question,
         "prediction": answer,
-        "reference": record.answer,
+        "reference": record.action or record.answer,
         "references": list(record.answers),
         "situation": record.situation,
-        "kind": kind_of(record.question, record.kind, record.task),
+        "kind": _kind(record),
         "question_id": record.question_id,
         "images": list(record.images),
     }
+    return line | (action_fields(record, answer, box) if record.is_action else {})
+
+
+def _kind(record: Record) -> str:
+    """The kind of a question; of an action, the category of what it is about."""
+    if record.is_action:
+        return next(iter(record.object_names), "") or record.kind or "action"
+    return kind_of(record.question, record.kind, record.task)
 
 
 def with_controls(
@@ -96,13 +117,7 @@ def table(summary: Mapping) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
 
 def sentence_rows(summary: Mapping) -> list[tuple[str, str, str]]:
     """The figures of all lines with their intervals, and how they were made."""
-    words = f"tokeniser {summary['tokenizer']}"
-    named = {
-        "em": "EM", "em_r": "EM-R", "exact_match": "exact match", "partial_match": "partial match",
-        **{f"bleu_{n}": f"BLEU-{n} ({words})" for n in range(1, 5)},
-        "rouge_l": f"ROUGE-L ({words})", "cider": f"CIDEr ({words})",
-        "meteor": f"METEOR ({words})",
-    }  # fmt: skip
+    named = _named(summary["tokenizer"])
     named |= {name: name for name in summary["intervals"] if name != "partial_only"} | named
     return [
         (text, _shown(name, summary[name]), _between(name, summary["intervals"].get(name)))
@@ -111,16 +126,41 @@ def sentence_rows(summary: Mapping) -> list[tuple[str, str, str]]:
     ]
 
 
-def difference_rows(figures: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
+def _named(tokenizer: str) -> dict[str, str]:
+    words = f"tokeniser {tokenizer}"
+    return {
+        "em": "EM", "em_r": "EM-R", "exact_match": "exact match", "partial_match": "partial match",
+        **{f"bleu_{n}": f"BLEU-{n} ({words})" for n in range(1, 5)},
+        "rouge_l": f"ROUGE-L ({words})", "cider": f"CIDEr ({words})",
+        "meteor": f"METEOR ({words})",
+    }  # fmt: skip
+
+
+def difference_rows(found: Mapping) -> list[tuple[str, ...]]:
     """Rows of a comparison: each figure of both, the difference and its interval."""
+    named = _named(found["tokenizer"])
     return [
         (
-            name,
+            named.get(name, name.replace("_", " ")),
             *(_shown(name, each[which]) for which in ("first", "second", "difference")),
             _between(name, each["interval"]),
         )
-        for name, each in figures.items()
+        for name, each in found["figures"].items()
     ]
+
+
+def verdict(found: Mapping) -> str:
+    """What a comparison says of EM, in a sentence."""
+    em = found["figures"]["em"]
+    if not em["difference"]:
+        return "EM: both alike"
+    better = "second" if em["difference"] > 0 else "first"
+    size, interval = _shown("em", abs(em["difference"])), em["interval"]
+    if interval is None:
+        return f"EM: the {better} is better by {size} (one scene tells nothing about others)"
+    sure = interval[0] > 0 or interval[1] < 0
+    chance = "" if sure else "; it may be chance, for the 95% interval has 0 in it"
+    return f"EM: the {better} is better by {size}{chance}"
 
 
 def percent(value: float | None) -> str:
@@ -131,7 +171,8 @@ def percent(value: float | None) -> str:
 def _shown(name: str, value: float) -> str:
     # Papers print a hundred times these, CIDEr too; a measure of a task's own has its own unit.
     times = 100 if name in _FRACTIONS or name.startswith("bleu_") else 1
-    return f"{times * value:.1f}" if times > 1 else f"{value:.3g}"
+    text = f"{times * value:.1f}" if times > 1 else f"{value:.3g}"
+    return "0.0" if text == "-0.0" else text
 
 
 def _between(name: str, interval: Sequence[float] | None) -> str:

@@ -1,6 +1,7 @@
 """What is measured of an answer, by the `task` of its record.
 
-The answers of every task have the measures of `answers`. A measure of a task's own is a function
+The answers of every task have the measures of `answers`, and actions those of `action_values`. A
+measure of a task's own is a function
 that is registered for it:
 
     from jaxvlm.metrics.tasks import register
@@ -17,7 +18,8 @@ import runpy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from jaxvlm.errors import UserError, first_line
+from jaxvlm.errors import UserError, first_line, shown
+from jaxvlm.metrics.actions import action_values, is_action
 from jaxvlm.metrics.answers import em, em_r, exact_match, partial_match
 
 # From a line of predictions to its values; None where it has none.
@@ -57,13 +59,16 @@ def measured(line: Mapping) -> dict[str, bool | float | None]:
       UserError: a registered measure fails; it names the line.
     """
     values = dict(answers(line))
+    if is_action(line):
+        values |= action_values(line)
     for measure in _measures.get(line.get("task") or "", ()):
         try:
             values |= {name: v if v is None else float(v) for name, v in measure(line).items()}
         except Exception as error:
             raise UserError(
                 f"{line.get('origin', 'a line')}: the measure {measure.__name__!r} of task "
-                f"{line['task']!r} fails: {type(error).__name__}: {first_line(error)}"
+                f"{line['task']!r} fails for the prediction {shown(line['prediction'])}: "
+                f"{type(error).__name__}: {first_line(error)}"
             ) from error
     return values
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
+from jaxvlm.models.action_head import BOX, ActionHead, ActionHeadConfig
 from jaxvlm.models.attention import attend_cached, attention
 from jaxvlm.models.qwen3 import Block, Qwen3Config, rotation
 from jaxvlm.models.tree import load
@@ -43,12 +44,14 @@ class DecoderWeights(NamedTuple):
       layers: of each layer, a nested dict.
       norm: scale of the final norm, [D].
       head: [D, W], or None where the embedding serves.
+      action: of the action head, a nested dict; None without one.
     """
 
     embedding: Float[Array, "W D"]
     layers: tuple[Mapping, ...]
     norm: Float[Array, "D"]
     head: Float[Array, "D W"] | None
+    action: Mapping | None = None
 
 
 def decoder_weights(params: dict[str, Array], layers: int) -> DecoderWeights:
@@ -73,9 +76,15 @@ def decoder_weights(params: dict[str, Array], layers: int) -> DecoderWeights:
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """The functions of a Qwen3 of some sizes, without adapters and with all layers in one stack."""
+    """The functions of a Qwen3 of some sizes, without adapters and with all layers in one stack.
+
+    Attributes:
+      config: its sizes.
+      action: those of the action head, or None.
+    """
 
     config: Qwen3Config
+    action: ActionHeadConfig | None = None
 
     def empty_cache(self, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
         """A cache without tokens."""
@@ -142,6 +151,15 @@ class Decoder:
         else:
             rows, product = weights.head, "...d,dw->...w"
         return jnp.einsum(product, hidden, rows, preferred_element_type=jnp.float32)
+
+    def measure(
+        self, weights: DecoderWeights, hidden: Float[Array, "*A D"]
+    ) -> Float[Array, "*A 9"]:
+        """What the action head makes of hidden states, see `ActionHead`; zeros without one."""
+        if self.action is None:
+            return jnp.zeros((*hidden.shape[:-1], BOX))
+        head = nnx.eval_shape(lambda: ActionHead(self.action, rngs=nnx.Rngs(0)))
+        return load(head, weights.action)(hidden)
 
     def _run(self, weights, x, positions, attends):
         by = rotation(positions, self.config.head_dim, self.config.rope_theta)

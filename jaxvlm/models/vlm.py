@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
+from jaxvlm.models.action_head import ActionHead, ActionHeadConfig
 from jaxvlm.models.geometry import GeometryConfig, GeometryHead
 from jaxvlm.models.lora import LoraConfig
 from jaxvlm.models.partition import gathered
@@ -25,16 +26,18 @@ PARTS = ("vision", "projector", "geometry", "language")
 
 @dataclasses.dataclass(frozen=True)
 class VLMConfig:
-    """Sizes of the four parts.
+    """Sizes of the parts.
 
     `geometry` is None for a model without geometry tokens, `vision` for one that is only given
-    features which VGGT made before, `language` for one that only sees.
+    features which VGGT made before, `language` for one that only sees, `action` for one without a
+    head that measures actions.
     """
 
     vision: VGGTConfig | None
     projector: PerceiverConfig
     geometry: GeometryConfig | None
     language: Qwen3Config | None
+    action: ActionHeadConfig | None = None
 
 
 class VLM(nnx.Module):
@@ -49,6 +52,8 @@ class VLM(nnx.Module):
             self.geometry = GeometryHead(config.geometry, rngs=rngs)
         if config.language is not None:
             self.language = Qwen3(config.language, rngs=rngs)
+        if config.action is not None:
+            self.action = ActionHead(config.action, rngs=rngs)
 
     def encode(
         self,
@@ -149,7 +154,8 @@ def vlm_config(config) -> VLMConfig:
     geometry = None
     if config.geometry.mode != "none":
         geometry = GeometryConfig(**sizes["geometry"], out_dim=width)
-    return VLMConfig(VGGTConfig(**sizes["vision"]), projector, geometry, language)
+    action = ActionHeadConfig(width, config.action.ffn_dim) if config.action.ffn_dim else None
+    return VLMConfig(VGGTConfig(**sizes["vision"]), projector, geometry, language, action)
 
 
 def abstract_vlm(config: VLMConfig) -> VLM:

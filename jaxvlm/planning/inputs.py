@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxvlm.data.boxes import BOX
 from jaxvlm.data.geometry import FEATURES
 from jaxvlm.data.training_set import framing, row_capacity
 from jaxvlm.models.vlm import VLMConfig, vlm_config
@@ -98,6 +99,13 @@ def batch_shapes(config, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
         "view_counts": (sets, jnp.int32),
         "geometry": ((*sets, data.num_views, FEATURES), jnp.float32),
     }
+    if config.model.action.ffn_dim:
+        boxes = rows, limits.sets * limits.questions_per_set
+        shapes |= {
+            **dict.fromkeys(("action_positions", "action_sets"), (boxes, jnp.int32)),
+            "action_targets": ((*boxes, BOX), jnp.float32),
+            "action_weights": (boxes, jnp.float32),
+        }
     if data.features.folder is None:
         pixels = (*sets, data.num_views, frame.height, frame.width, 3)
         shapes["images"] = (pixels, jnp.uint8)

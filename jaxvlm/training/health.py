@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxvlm.errors import UserError
+from jaxvlm.training.loss import ActionTally
 from jaxvlm.training.work import Work
 
 Metrics = Mapping[str, jax.Array]
@@ -62,6 +63,28 @@ def source_losses(recent: Sequence[Metrics], names: Sequence[str]) -> dict[str, 
         for i, name in enumerate(names)
         if table and labels[i]
     }
+
+
+def head_losses(recent: Sequence[Metrics]) -> dict[str, float]:
+    """The losses of updates that had actions and were not skipped, each without its weight.
+
+    `head/language`, `head/action_json` and `head/geometry_consistency`, and
+    `action_center_error` in metres.
+    """
+    table = [m["tally"] for m in jax.device_get(list(recent)) if not m["skipped"]]
+    if not table:
+        return {}
+    sums = ActionTally(*(sum(each) for each in zip(*(t.actions for t in table), strict=True)))
+    if not sums.boxes:
+        return {}
+    losses, labels = (sum(getattr(t, of).sum() for t in table) for of in ("losses", "labels"))
+    found = {
+        "head/language": losses / labels,
+        "head/action_json": sums.box / sums.boxes,
+        "head/geometry_consistency": sums.projection / sums.boxes,
+        "action_center_error": sums.centre / sums.boxes,
+    }
+    return {name: float(value) for name, value in found.items()}
 
 
 def mean_work(recent: Sequence[Metrics]) -> Work:

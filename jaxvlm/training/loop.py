@@ -23,14 +23,14 @@ from jaxvlm.training.checkpoints import (
 )
 from jaxvlm.training.feed import Feed
 from jaxvlm.training.frozen import keep
-from jaxvlm.training.health import Health, mean_work, means, source_losses
+from jaxvlm.training.health import Health, head_losses, mean_work, means, source_losses
 from jaxvlm.training.histograms import histograms
 from jaxvlm.training.mesh import batch_sharding, make_mesh
 from jaxvlm.training.metric_log import MetricLog, NoLog
 from jaxvlm.training.pace import Pace
 from jaxvlm.training.prepare import Run, prepare, print_start
 from jaxvlm.training.processes import Agreement, is_first
-from jaxvlm.training.setup import compute_dtype
+from jaxvlm.training.setup import compute_dtype, loss_weights
 from jaxvlm.training.signals import StopRequest, stop_requests
 from jaxvlm.training.state import TrainState
 from jaxvlm.training.status import status
@@ -124,6 +124,7 @@ class _Updates:
             config.train.remat,
             self._state,
             len(run.sources),
+            loss_weights(config),
         )
         sums = steps.start(self._state.params)
         self._feed = Feed(self._stream(), batch_sharding(run.mesh))
@@ -259,6 +260,7 @@ class _Updates:
         """Logs the updates since the last time, and what validation `found`."""
         values = means(self._recent)
         values |= source_losses(self._recent, self._run.sources)
+        values |= head_losses(self._recent)
         work = mean_work(self._recent)
         self._recent = []
         values |= self._run.learning_rates(done - 1)

@@ -123,6 +123,8 @@ def shown(step: int, last: int, metrics: Mapping[str, float | None]) -> str:
     if metrics["memory_gib"] is not None:
         parts.append(f"{metrics['memory_gib']:.1f} GiB")
     parts += [f"input wait {metrics['input_wait']:.1%}", f"ETA {duration(metrics['eta_seconds'])}"]
+    if "action_center_error" in metrics:
+        parts.append(f"action head off by {metrics['action_center_error']:.2f} m")
     if "val_loss" in metrics:
         parts.append(
             f"held out: loss {metrics['val_loss']:.4f}, "

@@ -10,6 +10,7 @@ from jaxvlm.models.adapted import layers_of, plain_path
 from jaxvlm.models.lora import is_adapter
 from jaxvlm.models.qwen3 import Qwen3Config
 from jaxvlm.models.vlm import PARTS, VLMConfig
+from jaxvlm.training.loss import LossWeights
 from jaxvlm.training.parameters import Group
 from jaxvlm.training.state import Params, initial_parameters, placed_parameters
 from jaxvlm.training.weights import check_model, load_weights
@@ -20,6 +21,12 @@ _DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
 def compute_dtype(config) -> jnp.dtype:
     """The dtype of the computation."""
     return _DTYPES[config.precision]
+
+
+def loss_weights(config) -> LossWeights:
+    """What each loss counts."""
+    loss = config.loss
+    return LossWeights(loss.language, loss.action_json, loss.geometry_consistency)
 
 
 def all_parameters(

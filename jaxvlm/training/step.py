@@ -1,7 +1,7 @@
 """The train step: summed gradients of one micro-batch, and the update made of several.
 
-Loss and gradients are summed over label tokens and divided once by their number, so that an update
-does not depend on how its samples were spread over micro-batches and devices.
+Losses and gradients are summed over label tokens and divided once by the sum of their weights, so
+that an update does not depend on how its samples were spread over micro-batches and devices.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,14 @@ from jaxtyping import Array, Float
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm
 from jaxvlm.paths import unflatten
-from jaxvlm.training.loss import Batch, Tally, batch_loss
+from jaxvlm.training.loss import (
+    ANSWERS_ONLY,
+    ActionTally,
+    Batch,
+    LossWeights,
+    Tally,
+    batch_loss,
+)
 from jaxvlm.training.optimizer import Optimizer, Params
 from jaxvlm.training.state import TrainState
 from jaxvlm.training.work import Work, work_of
@@ -26,7 +33,7 @@ class Sums(NamedTuple):
 
     Attributes:
       gradients: float32 sums over label tokens.
-      loss: summed negative log-likelihood in nats.
+      loss: the summed losses, each with its weight.
       tally: of the labels.
       work: what the batches held.
     """
@@ -38,8 +45,8 @@ class Sums(NamedTuple):
 
     @property
     def labels(self) -> Float[Array, ""]:
-        """Label tokens."""
-        return self.work.labels
+        """The weights of the label tokens together."""
+        return self.tally.labels.sum()
 
 
 class Steps(NamedTuple):
@@ -60,7 +67,8 @@ class Steps(NamedTuple):
 def _zero_sums(params: Params, sources: int) -> Sums:
     zero, each = jnp.zeros([], jnp.float32), jnp.zeros([sources], jnp.float32)
     gradients = jax.tree.map(jnp.zeros_like, params)
-    return Sums(gradients, zero, Tally(zero, each, each), Work(*[zero] * len(Work._fields)))
+    tally = Tally(zero, each, each, ActionTally(*[zero] * len(ActionTally._fields)))
+    return Sums(gradients, zero, tally, Work(*[zero] * len(Work._fields)))
 
 
 def make_steps(
@@ -70,6 +78,7 @@ def make_steps(
     remat: str,
     state: TrainState,
     sources: int = 1,
+    weights: LossWeights = ANSWERS_ONLY,
 ) -> Steps:
     """Compiles the steps of a run.
 
@@ -80,12 +89,12 @@ def make_steps(
       remat: what the backward pass recomputes.
       state: where it lies, the new state will lie, and gradients like their parameters.
       sources: of the data, whose losses are summed apart.
+      weights: of the losses.
     """
     placed = jax.tree.map(lambda leaf: leaf.sharding, state)
     whole = placed.step
-    sums_placed = Sums(
-        placed.params, whole, Tally(*[whole] * 3), Work(*[whole] * len(Work._fields))
-    )
+    rest = jax.eval_shape(lambda: _zero_sums({}, sources))
+    sums_placed = jax.tree.map(lambda _: whole, rest)._replace(gradients=placed.params)
     abstract = abstract_vlm(config)
 
     def start(params: Params) -> Sums:
@@ -94,7 +103,7 @@ def make_steps(
     def accumulate(params: Params, frozen: Params, sums: Sums, batch: Batch, key) -> Sums:
         def loss(compute: Params):
             model = load(abstract, unflatten({**frozen, **compute}))
-            return batch_loss(model, batch, remat, key, sources)
+            return batch_loss(model, batch, remat, key, sources, weights)
 
         compute = {path: leaf.astype(dtype) for path, leaf in params.items()}
         (value, tally), gradients = jax.value_and_grad(loss, has_aux=True)(compute)
@@ -113,7 +122,7 @@ def make_steps(
             "loss": sums.loss / count,
             "token_accuracy": sums.tally.correct / count,
             "gradient_norm": norm,
-            "label_tokens": sums.labels,
+            "label_tokens": sums.work.labels,
             "skipped": 1.0 - good,
             "tally": sums.tally,
             "work": sums.work,

@@ -20,7 +20,7 @@ from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm
 from jaxvlm.paths import unflatten
 from jaxvlm.training.feed import Feed
-from jaxvlm.training.loss import Batch, label_scores
+from jaxvlm.training.loss import Batch, action_tally, hidden_states, label_scores
 from jaxvlm.training.mesh import batch_sharding
 from jaxvlm.training.optimizer import Params
 
@@ -54,12 +54,17 @@ class Validation:
         self._sharding = batch_sharding(mesh)
         abstract = abstract_vlm(model)
 
-        def tally(params: Params, frozen: Params, batch: Batch) -> Float[Array, "4"]:
+        def tally(params: Params, frozen: Params, batch: Batch) -> Float[Array, "6"]:
             compute = {path: leaf.astype(dtype) for path, leaf in params.items()}
-            losses, right = label_scores(load(abstract, unflatten({**frozen, **compute})), batch)
+            vlm = load(abstract, unflatten({**frozen, **compute}))
+            hidden = hidden_states(vlm, batch)
+            losses, right = label_scores(vlm, hidden, batch)
             weights = batch["label_weights"]
-            exact, samples = exact_samples(batch, right)
-            return jnp.stack([(losses * weights).sum(), weights.sum(), exact, samples])
+            sums = [(losses * weights).sum(), weights.sum(), *exact_samples(batch, right)]
+            if model.action is None:
+                return jnp.stack([*sums, jnp.zeros([]), jnp.zeros([])])
+            actions = action_tally(vlm, hidden, batch)
+            return jnp.stack([*sums, actions.centre, actions.boxes])
 
         self._tally: Callable = jax.jit(tally)
 
@@ -68,7 +73,8 @@ class Validation:
     ) -> Mapping[str, float]:
         """`val_loss` in nats a label, `val_exact_match` from 0 to 1, `val_samples`.
 
-        `alive` is called after every batch.
+        With actions `val_action_center_error`, of the action head, in metres. `alive` is called
+        after every batch.
         """
         tallies: list[jax.Array] = []
         with contextlib.closing(Feed(self._batches(), self._sharding)) as feed:
@@ -80,12 +86,15 @@ class Validation:
                 # No more than two batches are under way: each has a batch of its own.
                 jax.block_until_ready(tallies[-2:][0])
                 alive()
-        loss, labels, exact, samples = np.sum(jax.device_get(tallies), axis=0, dtype=np.float64)
-        return {
+        loss, labels, exact, samples, centre, boxes = np.sum(
+            jax.device_get(tallies), axis=0, dtype=np.float64
+        )
+        found = {
             "val_loss": loss / max(labels, 1),
             "val_exact_match": exact / max(samples, 1),
             "val_samples": int(samples),
         }
+        return found | ({"val_action_center_error": centre / boxes} if boxes else {})
 
     def _batches(self) -> Iterator[Mapping[str, np.ndarray]]:
         """This process's rows of one epoch; what fills the last batch up counts for nothing."""
@@ -95,5 +104,6 @@ class Validation:
         for first in range(0, count, size):
             arrays = self._rows.batch(first, first + size, mine)
             arrays["lost"][max(count - first - mine.start, 0) :] = 0
-            arrays["label_weights"][max(count - first - mine.start, 0) :] = 0
+            for name in {"label_weights", "action_weights"} & arrays.keys():
+                arrays[name][max(count - first - mine.start, 0) :] = 0
             yield arrays

@@ -50,7 +50,7 @@ def work_of(batch: Mapping[str, jax.Array]) -> Work:
         views > 0,
         views,
         views**2,
-        batch["label_weights"],
+        batch["label_weights"] > 0,
     )
     return Work(*(count.sum(dtype=jnp.float32) for count in counts))
 

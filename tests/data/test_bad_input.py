@@ -81,7 +81,7 @@ def audited(folder, content: bytes, name: str = "r.jsonl", images: bool = True) 
         (lines(posed(K=[[500, 0, 300, 0, 500, 200, 0, 0, 1]])), r"intrinsics-misfit .*40 x 40"),
         (lines({**posed(), "image_size": None}), r"intrinsics-misfit .*needs 'image_size'"),
         (lines(posed(depth_hist=[[0.5] * 16])), r"depth-histogram .*:1: .* adds up to 8"),
-        (lines(action(extent=[1, 0, 1])), r"action-extent .*:1: .*must be positive"),
+        (lines(action(extent=[1, 0, 1])), r"action-fields .*:1: .*must be positive"),
         (lines(action(extent=[900, 400, 60])), r"action-units .*:1: .*over 50 m.*millimetres"),
         (lines(action(normal=[0, 2, 0])), r"action-normal .*:1: .*length 2"),
         (lines(action(center=[0, 1])), r"action-fields .*:1: .*center must be .* three numbers"),

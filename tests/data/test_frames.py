@@ -1,13 +1,11 @@
 """Frames: actions move there and back, and mean the same point to every camera."""
 
-import json
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from jaxvlm.data.boxes import Box, action_box, box_axes, place_anchor
+from jaxvlm.data.boxes import Box, box_axes, place_anchor, record_box
 from jaxvlm.data.frames import Frame, first_camera_frame, move_action, upright
 from jaxvlm.data.framing import Framing
 from jaxvlm.data.geometry import geometry_features
@@ -68,9 +66,9 @@ def test_a_box_keeps_its_corners_whichever_frame_it_is_told_in(seed, level, down
     box = Box("b", "plane", "top", rng.normal(size=3), axes, np.array([2.0, 0.5, 0.1]))
     entry = {"images": ["a"], "instruction": "Place it."}
     moved = place_anchor(box, "s", frame)
-    seen = action_box(parse_record({**entry, "action_json": moved}, "o"))
+    seen = record_box(parse_record({**entry, "action_json": moved}, "o"))
     np.testing.assert_allclose(seen.corners(), frame.points(box.corners()), atol=1e-3)
-    back = action_box(
+    back = record_box(
         parse_record({**entry, "action_json": move_action(moved, frame.inverse())}, "o")
     )
     np.testing.assert_allclose(back.corners(), box.corners(), atol=1e-3)
@@ -98,7 +96,7 @@ def test_what_is_learnt_is_where_the_geometry_tokens_say(seed, up):
     }
     record = parse_record(entry, "o")
     features = geometry_features(record, [0, 1], Framing(112, 112))
-    learnt = np.array(json.loads(record.answer)["center"])
+    learnt = np.array(record.learnt_action()["center"])
     for view in range(2):
         in_camera = rotations[view].T @ (np.array(entry["action_json"]["center"]) - positions[view])
         turn, place = features[view, :9].reshape(3, 3), features[view, 9:12]

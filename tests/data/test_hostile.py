@@ -83,7 +83,7 @@ def test_null_in_an_action_is_no_number(folder):
         for field in ("center", "normal", "extent")
     ]
     findings = audit_file(RecordFile(write(folder / "r.jsonl", *entries)), [], False)
-    assert findings.bad().keys() == {0, 1, 2}
+    assert findings.bad().keys() == set(range(6))
     assert all("NaN" not in record.answer for record in RecordFile(folder / "r.jsonl"))
 
 
@@ -135,12 +135,12 @@ def test_a_scenes_name_leads_nowhere(tmp_path, scene):
     output = tmp_path / "deep" / "out" / "o.jsonl"
     arguments = ("--input", source, "--output", output, "--render", "--workers", 1)
     sizes = ("--num-views", 1, "--image-size", 32)
-    if scene:
+    if scene and scene.isprintable():
         run_script("synth_roomplan_instructions", *arguments, *sizes)
         (image,) = RecordFile(output)[0].images
         assert os.path.realpath(image).startswith(str(output.parent))
     else:
-        with pytest.raises(UserError, match="action_json lacks scene"):
+        with pytest.raises(UserError, match=r"lacks scene|scene .* a control character"):
             run_script("synth_roomplan_instructions", *arguments, *sizes)
     outside = {p.name for p in tmp_path.rglob("view_*") if "out" not in p.parts}
     assert not outside

@@ -223,8 +223,11 @@ def test_view_dropout_differs_from_epoch_to_epoch_and_spares_an_actions_frame(
     lines = [absolute(json.loads(x), scenes_file) for x in scenes_file.read_text().splitlines()]
     line = next(line for line in lines if len(line["images"]) == 3)
     if is_action:
-        line["action_json"] = {"action": "look"}
-    rows = training_rows(small(written(tmp_path / "one.jsonl", [line]), view_dropout=0.6), 40)
+        box = {"center": [0, 1, 0], "normal": [0, 1, 0], "extent": [1, 1, 1]}
+        line["action_json"] = {"action": "place_anchor", "scene": line["scene_id"], **box}
+    config = small(written(tmp_path / "one.jsonl", [line]), view_dropout=0.6, row_labels=140)
+    config.text.max_length = config.data.row_length = 240
+    rows = training_rows(config, 40)
     assert rows.plan.rows_in_epoch(0) == 1
     kept = {tuple(rows.plan.row(row)[0].views) for row in range(40)}
     assert len(kept) > 2

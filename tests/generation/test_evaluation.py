@@ -188,7 +188,7 @@ def test_two_at_once_are_refused(finished_run, tmp_path):
 
 def test_a_record_without_a_reference_is_named(tmp_path):
     record = type("R", (), {"answers": (), "origin": "test.jsonl:3"})()
-    made = Evaluation([record], 1, False, 0, tmp_path / "out", evaluate.Share(), "")
+    made = Evaluation([record], "answers", 1, False, 0, tmp_path / "out", evaluate.Share(), "")
     with pytest.raises(UserError, match=r"test\.jsonl:3: no answer to score against"):
         made.begin()
 

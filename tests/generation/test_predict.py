@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 from jaxvlm import entry, predict
+from jaxvlm.data.actions import language
 from jaxvlm.errors import UserError
 from jaxvlm.generation.weights import choose
 
@@ -51,9 +52,13 @@ def test_records_without_references_are_answered(call, finished_run, colours, tm
     assert code == 0, said
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(5))
-    assert [line["prediction"] for line in lines] == list(tiny.COLOURS)[:5]
-    assert lines[0]["reference"] is None and lines[1]["reference"] == action
-    assert lines[1]["scene_id"] == "s9" and lines[0]["raw_prediction"] == lines[0]["prediction"]
+    said = lines.pop(1)
+    assert [line["prediction"] for line in lines] == [c for c in tiny.COLOURS if c != "green"][:4]
+    assert lines[0]["reference"] is None and said["reference"] == action
+    # A model that never learnt any still says one, of this scene.
+    assert said["scene_id"] == said["predicted_action"]["scene"] == "s9"
+    assert language.parse(said["prediction"])["action"] == "place_anchor"
+    assert lines[0]["raw_prediction"] == lines[0]["prediction"]
 
 
 @pytest.mark.parametrize(

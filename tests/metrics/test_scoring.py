@@ -10,7 +10,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
 from jaxvlm import entry, evaluate
-from jaxvlm.data.official import answers_of
+from jaxvlm.data.official import questions_of
 from jaxvlm.errors import UserError
 from jaxvlm.metrics import captions, tasks
 from jaxvlm.metrics.compare import compare
@@ -156,6 +156,12 @@ def test_other_questions_are_named(tmp_path):
     other = [line | {"references": ["piano"]} for line in lines]
     with pytest.raises(UserError, match="have other references"):
         compare(write(tmp_path / "a", lines), write(tmp_path / "b", other))
+    # Other systems know no tasks.
+    named = write(tmp_path / "a", [{**line, "task": "mine"} for line in lines])
+    assert compare(named, write(tmp_path / "b", lines))["count"] == len(lines)
+    nameless = [{k: v for k, v in line.items() if k != "question_id"} for line in lines]
+    with pytest.raises(UserError, match=r"b.jsonl has lines without 'question_id'"):
+        compare(named, write(tmp_path / "b", nameless))
 
 
 @pytest.mark.parametrize(
@@ -163,8 +169,8 @@ def test_other_questions_are_named(tmp_path):
     [
         ("", "holds no line"),
         ("{", "a.jsonl:1: no JSON"),
-        ("[1]", "a.jsonl:1: expected a JSON object, found list"),
-        ('{"reference": "x"}', "a.jsonl:1: 'prediction' should be a text, is null"),
+        ("[1]", "a.jsonl:1: expected a JSON object a line, found list"),
+        ('{"reference": "x"}', "a.jsonl:1: the line has no 'prediction', but reference"),
         ('{"prediction": 3, "reference": "x"}', "'prediction' should be a text, is 3"),
         ('{"prediction": "x"}', "a.jsonl:1: no reference to score against"),
         ('{"prediction": "x", "references": [" "]}', "no reference to score against"),
@@ -259,11 +265,13 @@ def test_references_may_come_from_the_records(tmp_path):
     ]
     (tmp_path / "val.json").write_text(json.dumps(official))
     lines = [{"prediction": f"thing{i}", "question_id": f"val-{i}"} for i in range(8)]
-    known = answers_of([str(tmp_path / "val.json")])
+    known = questions_of([str(tmp_path / "val.json")])
     found = score_file(write(tmp_path / "a", lines), tmp_path / "o", "plain", known)
     assert found["count"] == 8 and found["em"] == 1
     scored = json.loads((tmp_path / "o" / "scored.jsonl").read_text().splitlines()[3])
     assert scored["references"] == ["thing3"] == [scored["reference"]]
+    # Intervals are by scene, and figures by kind, if the records tell.
+    assert (scored["scene_id"], scored["question"], scored["kind"]) == ("s", "What?", "what")
     lines[0]["question_id"] = "val-99"
     with pytest.raises(UserError, match=r"records lack val-99; the file lacks val-0"):
         score_file(write(tmp_path / "a", lines), tmp_path / "o", "plain", known)
@@ -272,4 +280,4 @@ def test_references_may_come_from_the_records(tmp_path):
     official[1]["question_id"] = "val-0"
     (tmp_path / "val.json").write_text(json.dumps(official))
     with pytest.raises(UserError, match="the question_id 'val-0' stands twice"):
-        answers_of([str(tmp_path / "val.json")])
+        questions_of([str(tmp_path / "val.json")])

@@ -129,9 +129,11 @@ def test_images_of_one_set_with_and_without_geometry_share_features(filled, tmp_
 def test_an_actions_first_view_is_in_every_subset(data, tmp_path):
     line = json.loads(data.read_text().splitlines()[0])
     with data.open("a") as file:
-        action = {"action": "look"}
+        action = {"action": "place_anchor", "scene": line["scene_id"], "center": [0, 1, 0],
+                  "normal": [0, 1, 0], "extent": [1, 1, 1]}  # fmt: skip
         file.write(json.dumps({**line, "instruction": "Look.", "action_json": action}) + "\n")
-    config = fill(data, tmp_path / "features", data__view_dropout=0.8, data__row_labels=20)
+    config = fill(data, tmp_path / "features", data__view_dropout=0.8, data__row_labels=140,
+                  data__row_length=240, text__max_length=200)  # fmt: skip
     rows = training_rows(config, 30)
     kept = {
         (rows.builder.records[rows.builder.samples[group.samples[0]].record].scene_id, group.views)

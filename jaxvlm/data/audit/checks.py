@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from jaxvlm.data.actions.language import problem
 from jaxvlm.data.frames import NOT_ORTHONORMAL, first_camera_frame
 from jaxvlm.data.geometry import looked_at
 from jaxvlm.data.record import Record
@@ -38,8 +39,7 @@ CHECKS = {
     "pose-units": "cameras more than 50 m apart",
     "intrinsics-misfit": "intrinsics that do not fit the image",
     "depth-histogram": "a depth histogram that does not add up to 1",
-    "action-fields": "an action without centre, normal or extent, or with wrong ones",
-    "action-extent": "an extent that is not positive",
+    "action-fields": "an action that docs/actions.md does not know, or with wrong fields",
     "action-units": "an extent over 50 m",
     "action-normal": "a normal that is not of length 1",
     "action-unseen": "an action whose centre no view looks at",
@@ -181,29 +181,26 @@ def _check_depths(record: Record, found) -> None:
 
 
 def _check_action(record: Record, found) -> None:
-    action = record.action
-    if action.get("action") != "place_anchor":
-        if not isinstance(action.get("action"), str):
-            found("action-fields", "action_json needs a text 'action' such as \"place_anchor\"")
+    action, learnt = record.action, record.learnt_action()
+    extent = learnt.get("extent") or [0]
+    if max(extent) > LARGEST_ROOM:
+        found(
+            "action-units",
+            f"action_json.extent {extent} is over {LARGEST_ROOM:g} m; give metres (are these "
+            "millimetres?)",
+        )
         return
-    missing = [name for name in ("scene", "center", "normal", "extent") if not action.get(name)]
-    if missing:
-        found("action-fields", f"action_json lacks {', '.join(missing)}")
+    wrong = problem(learnt)
+    if wrong is not None:
+        found("action-fields", wrong)
         return
-    if str(action["scene"]) != record.scene_id:
+    if action["scene"] != record.scene_id:
         found(
             "action-fields",
             f"action_json is for the scene {action['scene']!r}, the record for {record.scene_id!r}",
         )
-    extent = np.array(action["extent"], np.float64)
-    if extent.min() <= 0:
-        found("action-extent", f"action_json.extent {action['extent']} must be positive metres")
-    if extent.max() > LARGEST_ROOM:
-        found(
-            "action-units",
-            f"action_json.extent {action['extent']} is over {LARGEST_ROOM:g} m; give metres (are "
-            "these millimetres?)",
-        )
+    if not {"center", "normal", "extent"} <= action.keys():
+        return
     length = float(np.linalg.norm(action["normal"]))
     if abs(length - 1) > _UNIT:
         found("action-normal", f"action_json.normal is of length {length:.3g}, not 1")

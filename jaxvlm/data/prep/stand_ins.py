@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxvlm.data.boxes import Box, action_box
+from jaxvlm.data.boxes import Box, record_box
 from jaxvlm.data.frames import Frame, upright
 from jaxvlm.data.images import find_image
 from jaxvlm.data.prep.drawn import draw_scene, save_views
@@ -56,7 +56,7 @@ class StandIns:
                 part.counts["records with photographs, kept"] += 1
             elif VIEWPOINT in record.question:
                 part.counts["records that speak of the first camera, left out"] += 1
-            elif (box := action_box(record)) is None:
+            elif (box := record_box(record)) is None:
                 part.counts["records without a box, left out"] += 1
             else:
                 boxes[index] = dataclasses.replace(box, category=_category(record))

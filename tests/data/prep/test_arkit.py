@@ -67,7 +67,7 @@ def test_the_frame_can_be_undone(root, tmp_path):
     again = move_action(undone, back.inverse())
     np.testing.assert_allclose(again["center"], levelled.action["center"], atol=3e-4)
     # What is learnt is the same, whichever frame the file is in.
-    learnt = [json.loads(record.answer) for record in (levelled, world)]
+    learnt = [record.learnt_action() for record in (levelled, world)]
     for name in ("center", "normal", "extent"):
         np.testing.assert_allclose(learnt[0][name], learnt[1][name], atol=3e-4)
 

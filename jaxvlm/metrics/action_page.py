@@ -1,0 +1,111 @@
+"""The HTML page of actions: figures, and of every scene a floor plan and its photographs."""
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+
+from PIL import Image
+
+from jaxvlm.data.boxes import action_box
+from jaxvlm.data.drawing import box_outline, draw_box, viewpoints
+from jaxvlm.data.record import Record
+from jaxvlm.data.top_view import draw_top_view
+from jaxvlm.metrics.action_summary import (
+    ACTION_CONTROLS,
+    category_table,
+    comparison_table,
+    figure_rows,
+)
+from jaxvlm.metrics.baselines import BASELINES
+from jaxvlm.metrics.html import SIDE, data_url, document, histogram, html_table, notes, picture
+
+TRUE, PREDICTED = "#00873e", "#c2185b"
+_PLAN = 420
+# Of a scene's views; of more, evenly spaced ones.
+_VIEWS = 4
+
+
+def page(
+    title: str,
+    summary: Mapping,
+    lines: Callable[[], Iterable[Mapping]],
+    record: Callable[[Mapping], Record],
+) -> str:
+    """The page as HTML text.
+
+    Args:
+      title: above it.
+      summary: of `with_comparisons`.
+      lines: gives the scored lines, as often as it is called.
+      record: the record of a line.
+    """
+    shown: dict[tuple[str, ...], list[Mapping]] = {}
+    for line in lines():
+        shown.setdefault(tuple(line["images"]), []).append(line)
+    tokens, errors = ([line.get(name) for line in lines()] for name in ("tokens", "center_error"))
+    named = [item for item in ACTION_CONTROLS.items() if summary["controls"][item[0]] is not None]
+    named += [item for item in BASELINES.items() if summary["baselines"][item[0]] is not None]
+    return document(
+        title,
+        summary["headline"],
+        html_table(*comparison_table(summary)),
+        notes(named),
+        "<h2>All figures</h2><p class=note>Means with 95% intervals, for scenes drawn again.</p>",
+        html_table(("figure", "value", "interval"), figure_rows(summary)),
+        f"<h2>By category</h2>{html_table(*category_table(summary), total=True)}",
+        histogram("Distance between the centres", errors, "m"),
+        histogram("Length of the answers", tokens, "tokens"),
+        f"<h2>Scenes</h2><p class=note>{len(shown):,} image sets, of each at most {_VIEWS} views. "
+        f'<span style="color:{TRUE}">True</span> and '
+        f'<span style="color:{PREDICTED}">predicted</span> boxes, with the same numbers from '
+        "above and below; cameras are numbered like their pictures, from 0.</p>",
+        *(_scene(asked, record(asked[0])) for asked in shown.values()),
+    )
+
+
+def _scene(asked: Sequence[Mapping], record: Record) -> str:
+    true = [action_box(line["reference"], record.up) for line in asked]
+    found = [action_box(line["predicted_action"], record.up) for line in asked]
+
+    def draw(view: int) -> Callable[[Image.Image, tuple[int, int]], None]:
+        def on(image: Image.Image, size: tuple[int, int]) -> None:
+            for boxes, colour in ((true, TRUE), (found, PREDICTED)):
+                for box in filter(None, boxes):
+                    draw_box(image, record, view, box, colour, size)
+
+        return on
+
+    pictures = "".join(
+        f'<img alt="view {view}" width="{SIDE}" src="{picture(path, draw(view))}">'
+        for view, path in list(enumerate(record.images))[:: -(-len(record.images) // _VIEWS)]
+    )
+    rows = "".join(
+        f"<tr><td>{number}</td><td>{escape(line['question'])}</td>"
+        f"<td>{escape(line['prediction'])}</td><td>{_off(line)}</td></tr>"
+        for number, line in enumerate(asked, 1)
+    )
+    drawn = " (drawn, no photographs)" if record.rendered else ""
+    return (
+        f'<div class="room"><h3>{escape(record.scene_id)}{drawn}</h3>'
+        f'<img alt="from above" src="{_plan(record, true, found)}">{pictures}'
+        "<table class=qa><tr><th></th><th>instruction</th><th>answer</th><th>centre off by</th>"
+        f"</tr>{rows}</table></div>"
+    )
+
+
+def _off(line: Mapping) -> str:
+    error = line.get("center_error")
+    return "no action" if error is None else f"{error:.2f} m"
+
+
+def _plan(record: Record, true: Sequence, found: Sequence) -> str:
+    """The scene from above, as a data URL."""
+    outlines = [
+        box_outline(box, colour, fill, str(number))
+        for boxes, colour, fill in ((true, TRUE, "#d8f5e3"), (found, PREDICTED, None))
+        for number, box in enumerate(boxes, 1)
+        if box is not None
+    ]
+    buffer = io.BytesIO()
+    draw_top_view(outlines, viewpoints(record), (_PLAN, _PLAN)).save(buffer, "PNG")
+    return data_url(buffer.getvalue(), "png")

@@ -1,0 +1,90 @@
+"""What an action is worth: is it one, of the right kind, and how far off is its box, in metres.
+
+A line of predictions has the true action as `reference`, in metres, and `up`, the vertical axis of
+its frame ("z" where it has none). What was predicted stands in `predicted_action`; in files of
+other systems it is the JSON of `prediction`, in metres too.
+"""
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxvlm.data.actions import language
+from jaxvlm.data.boxes import Box, action_box
+from jaxvlm.metrics.overlap import intersection_over_union
+
+# Figures of which the median tells more than the mean.
+MEDIANS = ("center_error", "extent_error", "normal_angle", "head_center_error")
+# Metres; a prediction without box lies within none.
+_WITHIN = {"center_10cm": 0.1, "center_25cm": 0.25, "center_50cm": 0.5}
+_OVERLAPS = {"acc_25": 0.25, "acc_50": 0.5}
+
+
+def is_action(line: Mapping) -> bool:
+    """Whether a line's reference is an action."""
+    return isinstance(line.get("reference"), Mapping)
+
+
+def action_values(line: Mapping) -> dict[str, float | None]:
+    """The values of a line whose reference is an action."""
+    true, up = line["reference"], line.get("up") or "z"
+    found = _predicted(line)
+    fields = {} if found is None else found
+    required = ("action", *_required(true))
+    same = {name: fields.get(name) == true.get(name) for name in ("action", "scene")}
+    values = {
+        "json_valid": float(found is not None),
+        "action_valid": float(found is not None and language.problem(fields) is None),
+        "keys_present": float(all(name in fields for name in required)),
+        "action_right": float(same["action"]),
+        "scene_right": float(same["scene"]),
+    }
+    right = action_box(true, up)
+    if right is None:
+        return values
+    values |= box_values(action_box(fields, up), right)
+    if line.get("head_action") is not None:
+        head = box_values(action_box(line["head_action"], up), right)
+        values |= {f"head_{name}": head[name] for name in ("center_error", "iou")}
+    return values
+
+
+def box_values(found: Box | None, true: Box) -> dict[str, float | None]:
+    """How far a box is off; an error is None, and everything else 0, where there is no box.
+
+    Returns:
+      `center_error` in metres, and whether it is within 10, 25 and 50 cm; `extent_error`, the mean
+      of the three lengths' errors in metres; `normal_angle` in degrees; `iou`, the share of the
+      boxes' volume that is in both, and whether it is at least 0.25 and 0.5.
+    """
+    if found is None:
+        none = dict.fromkeys(("center_error", "extent_error", "normal_angle"))
+        return none | dict.fromkeys((*_WITHIN, "iou", *_OVERLAPS), 0.0)
+    error = float(np.linalg.norm(found.centre - true.centre))
+    cosine = np.clip(found.axes[2] @ true.axes[2], -1, 1)
+    overlap = intersection_over_union(found, true)
+    return {
+        "center_error": error,
+        **{name: float(error <= most) for name, most in _WITHIN.items()},
+        "extent_error": float(np.abs(found.size - true.size).mean()),
+        "normal_angle": float(np.degrees(np.arccos(cosine))),
+        "iou": overlap,
+        **{name: float(overlap >= least) for name, least in _OVERLAPS.items()},
+    }
+
+
+def _required(true: Mapping) -> tuple[str, ...]:
+    schema = language.ACTIONS.get(true.get("action"))
+    return ("scene", *(schema.fields if schema else ()))
+
+
+def _predicted(line: Mapping) -> dict | None:
+    """The object that was predicted, whatever it holds."""
+    if "predicted_action" in line:
+        return line["predicted_action"]
+    try:
+        found = json.loads(line["prediction"])
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,137 @@
+"""Actions from training to the page: learnt, said under a constraint, scored in metres, drawn."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from jaxvlm import evaluate
+from jaxvlm.data.actions import language
+from jaxvlm.data.records import RecordFile
+from jaxvlm.errors import UserError
+from jaxvlm.metrics.action_lines import action_fields
+from jaxvlm.training.loop import train
+
+NAMES = ("", "no_image.", "other_images.", "no_geometry.")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return tiny.action_records(tmp_path_factory.mktemp("actions"))
+
+
+@pytest.fixture(scope="module")
+def run(records, tmp_path_factory):
+    """A run of twenty updates, which has learnt next to nothing."""
+    workdir = tmp_path_factory.mktemp("runs") / "actions"
+    changes = {"train__max_steps": 20, "train__save_every": 20, "train__eval_every": 20}
+    train(tiny.config_for(records, **tiny.ACTIONS, **changes), workdir)
+    return workdir
+
+
+def command(*flags):
+    parsed = evaluate.parser().parse_args([str(flag) for flag in flags])
+    parsed.overrides = []
+    return parsed
+
+
+@pytest.fixture(scope="module")
+def evaluated(run, tmp_path_factory):
+    output = tmp_path_factory.mktemp("evaluated")
+    evaluate.main(command("--checkpoint", run, "--output", output))
+    return output
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_loss_is_logged_by_itself(run):
+    first, *_, last = read(run / "metrics.jsonl")
+    heads = ("head/language", "head/action_json", "head/geometry_consistency")
+    for name in (*heads, "action_center_error"):
+        assert np.isfinite(first[name])
+    parts = first["head/language"] + first["head/action_json"]
+    # With the weights of the configuration.
+    parts += 0.5 * first["head/geometry_consistency"]
+    assert first["loss"] == pytest.approx(parts, rel=1e-3)
+    assert last["head/language"] < first["head/language"]
+    assert np.isfinite(last["val_action_center_error"])
+
+
+def test_every_answer_is_an_action_of_its_scene(evaluated, records):
+    known = list(RecordFile(records))
+    for name in NAMES:
+        lines = read(evaluated / f"predictions.{name}jsonl")
+        assert len(lines) == len(known)
+        for line, record in zip(lines, known, strict=True):
+            action = language.parse(line["prediction"])
+            assert action["scene"] == record.scene_id and language.problem(action) is None
+            assert line["action_valid"] == line["scene_right"] == 1 and line["ended"]
+            assert line["reference"] == record.action
+
+
+def test_predictions_are_in_the_frame_of_their_record(records):
+    record = RecordFile(records)[2]
+    found = action_fields(record, record.answer, None)["predicted_action"]
+    for name in ("center", "normal", "extent"):
+        np.testing.assert_allclose(found[name], record.action[name], atol=0.011)
+    box = np.concatenate([record.learnt_action()[n] for n in ("center", "extent", "normal")])
+    head = action_fields(record, "nothing", box)
+    assert head["predicted_action"] is None
+    np.testing.assert_allclose(head["head_action"]["center"], record.action["center"], atol=1e-3)
+
+
+def test_the_summary_has_controls_baselines_and_the_head(evaluated, records):
+    summary = json.loads((evaluated / "summary.json").read_text())
+    assert summary["task"] == "actions" and summary["count"] == len(list(RecordFile(records)))
+    assert summary["json_valid"] == summary["action_valid"] == summary["keys_present"] == 1
+    assert all(summary["controls"][name] for name in ("no_image", "other_images", "no_geometry"))
+    assert set(summary["kinds"]) == {"chair", "table"}
+    for name in ("training_mean", "room_center", "largest_object"):
+        assert summary["baselines"][name]["center_error_median"] >= 0
+    assert summary["head_center_error_median"] > 0
+    errors = [line["center_error"] for line in read(evaluated / "predictions.jsonl")]
+    assert summary["center_error_median"] == pytest.approx(np.median(errors), abs=1e-5)
+    assert summary["headline"].startswith("valid 100.0%, centre off by ")
+
+
+def test_the_page_shows_every_scene_from_above_and_in_its_photographs(evaluated, records):
+    page = (evaluated / "report.html").read_text()
+    known = list(RecordFile(records))
+    scenes = {record.scene_id for record in known}
+    assert all(f"<h3>{scene}</h3>" in page for scene in scenes)
+    views = sum(len(r.images) for r in {r.scene_id: r for r in known}.values())
+    assert page.count('alt="from above" src="data:image/png') == len(scenes)
+    assert page.count('src="data:image/jpeg') == views
+    assert "other images" in page and "training mean" in page
+
+
+def test_questions_and_instructions_are_not_mixed(run, records, tmp_path):
+    questions = tiny.write_records(records.parent)
+    mixed = tmp_path / "mixed.jsonl"
+    folder = str(records.parent)
+    texts = [questions.read_text(), records.read_text()]
+    mixed.write_text("".join(texts))
+    flags = ["--checkpoint", run, "--data", mixed, "--output", tmp_path / "o", "--no-controls"]
+    parsed = command(*flags)
+    parsed.overrides = [f"data.image_roots=({folder!r},)"]
+    with pytest.raises(UserError, match=r"12 questions and 6 instructions.*--task answers"):
+        evaluate.main(parsed)
+    parsed = command(*flags, "--task", "answers")
+    parsed.overrides = [f"data.image_roots=({folder!r},)"]
+    evaluate.main(parsed)
+    assert len(read(tmp_path / "o" / "predictions.jsonl")) == 12
+    with pytest.raises(UserError, match="--task answers: every record is an instruction"):
+        evaluate.main(command("--checkpoint", run, "--task", "answers", "--no-controls"))
+
+
+def test_an_evaluation_whose_answers_stand_is_scored_again(evaluated):
+    """Nothing is left to be answered, only to be counted."""
+    before = (evaluated / "summary.json").read_text()
+    (evaluated / "report.html").unlink()
+    run = json.loads(before)["checkpoint"]
+    evaluate.main(command("--checkpoint", run, "--output", evaluated))
+    assert (evaluated / "report.html").exists()
+    assert (evaluated / "summary.json").read_text() == before
