@@ -74,7 +74,7 @@ def default() -> ConfigDict:
                     # So many first layers have names of their own, language/frozen_layers/…, which
                     # the rules below freeze.
                     "frozen_layers": 0,
-                    # Adapters beside linear maps of every layer: rank 0 for none, else their
+                    # Adapters beside linear maps of the other layers: rank 0 for none, else their
                     # rules are ("language/.*lora_[ab]", "lora") and ("language/.*", "frozen").
                     "lora": {
                         "rank": 0,

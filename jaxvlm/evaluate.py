@@ -22,6 +22,8 @@ from jaxvlm.metrics.action_summary import category_table, comparison_table, figu
 from jaxvlm.metrics.captions import TOKENIZERS, check_tokenizer
 from jaxvlm.metrics.compare import compare
 from jaxvlm.metrics.files import SCORED, SUMMARY, score_file
+from jaxvlm.metrics.lines import read_lines
+from jaxvlm.metrics.rerun_file import write_rerun
 from jaxvlm.metrics.summary import (
     difference_rows,
     percent,
@@ -43,7 +45,7 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError("expected one of --checkpoint (or --config), --predictions and --compare")
     if flags.overrides and not runs:
         raise UserError(f"--config.{flags.overrides[0]} belongs to --checkpoint")
-    for name in ("split", "limit", "controls", "task"):
+    for name in ("split", "limit", "controls", "task", "rerun"):
         if getattr(flags, name) is not None and not runs:
             raise UserError(f"--{name} belongs to --checkpoint")
     if flags.data and flags.compare:
@@ -114,6 +116,8 @@ def _evaluate(flags: argparse.Namespace) -> None:
     training = load(config.data.train) if flags.controls and config.data.train else []
     records = of_task(Joined([source.records for source in asked]), flags.task)
     task = ACTIONS if records[0].is_action else ANSWERS
+    if flags.rerun and task != ACTIONS:
+        raise UserError("--rerun shows boxes of actions, and these records are questions")
     # What lines depend on, and what figures do.
     lines = {"records": [source.fingerprint for source in asked], **chosen.identity()}
     identity = lines | {
@@ -149,6 +153,10 @@ def _evaluate(flags: argparse.Namespace) -> None:
             made.wait(flags.join_seconds)
             known = Joined([source.records for source in training]) if training else None
             summary = made.finish(title, flags.tokenizer, known, identity)
+    if flags.rerun:
+        lines = read_lines(output / PREDICTIONS)
+        write_rerun(flags.rerun, lines, lambda line: records[line["index"]], title)
+        print(f"recording: {flags.rerun}")
     _show(title, summary)
     print(f"page: {output / REPORT}")
 
@@ -235,6 +243,10 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--task", choices=("answers", "actions"),
         help="of files that have both: only the questions, or only the instructions",
+    )  # fmt: skip
+    flags.add_argument(
+        "--rerun", type=Path, metavar="FILE.rrd",
+        help="of actions: also a recording for the Rerun viewer (needs the extra 'rerun')",
     )  # fmt: skip
     flags.add_argument("--limit", type=int, help="only the first so many questions")
     flags.add_argument(

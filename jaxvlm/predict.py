@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jaxvlm import entry
@@ -72,7 +72,11 @@ def main(flags: argparse.Namespace) -> None:
                 journal.write(_line(found, records[found.key]))
                 advance()
         lines = [line for line in in_order([part / "lines.jsonl"]) if line["index"] < count]
-        write_text(flags.output, "".join(json.dumps(x) + "\n" for x in lines if "prediction" in x))
+        said = [line for line in lines if "prediction" in line]
+        if flags.format == "roomplan":
+            _write_rooms(flags.output, ((records[line["index"]], line) for line in said))
+        else:
+            write_text(flags.output, "".join(json.dumps(line) + "\n" for line in said))
         shutil.rmtree(part)
     lost = [line["lost"] for line in lines if "lost" in line]
     for why in lost[:_NAMED]:
@@ -88,6 +92,31 @@ def _line(found, record) -> dict:
     line = line_of(found.key, record, found.text, found.box)
     line["reference"] = line["reference"] or None
     return line | {"scene_id": record.scene_id or None, "raw_prediction": found.text}
+
+
+def _write_rooms(folder: Path, said: Iterable[tuple]) -> None:
+    """Writes what was predicted of each scene as a file like RoomPlan's."""
+    from jaxvlm.data.boxes import action_box
+    from jaxvlm.data.frames import Frame, move_action
+    from jaxvlm.data.prep.captured_room import captured_room
+    from jaxvlm.data.prep.files import folder_name
+
+    scenes: dict[str, list] = {}
+    for record, line in said:
+        action, up = line.get("predicted_action"), record.up
+        if action is not None and record.frame_to_world is not None:
+            # Records of one scene may each be in the frame of a camera of their own.
+            action = move_action(action, Frame.from_world(record.frame_to_world).inverse())
+            up = "y" if record.frame_to_world[1, 2] > 0.9 else "z"
+        box = action_box(action, up, next(iter(record.object_names), "object"))
+        if box is not None:
+            scenes.setdefault(record.scene_id, []).append(box)
+    if not scenes:
+        raise UserError("--format roomplan: no record asks for an action ('instruction')")
+    folder.mkdir(parents=True, exist_ok=True)
+    for scene, boxes in scenes.items():
+        path = folder / f"{folder_name(scene)}.json"
+        write_text(path, json.dumps(captured_room(boxes, scene), indent=1) + "\n")
 
 
 def _read(path: Path) -> str | None:
@@ -134,6 +163,10 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--output", "--output_jsonl", dest="output", type=Path, required=True, metavar="FILE",
         help="where the lines are written",
+    )  # fmt: skip
+    flags.add_argument(
+        "--format", choices=("jsonl", "roomplan"), default="jsonl",
+        help="lines, or a folder with a file like RoomPlan's for each scene, of what actions name",
     )  # fmt: skip
     return flags
 

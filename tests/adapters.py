@@ -5,7 +5,7 @@ import tiny
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import abstract_vlm, vlm_config
 from jaxvlm.paths import unflatten
-from jaxvlm.training.loss import label_scores
+from jaxvlm.training.loss import hidden_states, label_scores
 
 LORA = {
     "model__language__lora__rank": 4,
@@ -31,4 +31,4 @@ def configured(records, weights, **changes):
 def scores(config, params, batch):
     """The loss of every label."""
     model = load(abstract_vlm(vlm_config(config.model)), unflatten(params))
-    return label_scores(model, batch)[0]
+    return label_scores(model, hidden_states(model, batch), batch)[0]

@@ -1,19 +1,65 @@
-"""`configs/stage2_arkit.py`: the original's documented Stage 2."""
+"""`configs/stage2_arkit.py`: the original's Stage 2 and its variants."""
 
-from pathlib import Path
+import pytest
 
 from jaxvlm.config import load
 from jaxvlm.config_checks import check
+from jaxvlm.errors import UserError
+from jaxvlm.models.vlm import vlm_config
+from jaxvlm.training.parameters import FROZEN, assign_groups, check_adapters
+from jaxvlm.training.state import abstract_parameters
 
-STAGE2 = str(Path(__file__).parent.parent / "configs" / "stage2_arkit.py")
+FILE = "configs/stage2_arkit.py"
 
 
-def test_it_is_the_originals():
-    config = load(STAGE2)
+@pytest.mark.parametrize(
+    "variants", ["", "roomplan", "rooms", "mixed", "lora", "roomplan,lora", "rooms,mixed"]
+)
+def test_every_variant_is_a_run_that_could_start(variants):
+    config = load(f"{FILE}:{variants}")
     check(config)
-    rates, data = config.optimizer.learning_rate, config.data
+    shapes = abstract_parameters(vlm_config(config.model))
+    groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+    check_adapters(groups)
+    assert config.loss.action_json == config.loss.language == 1
+    assert config.loss.geometry_consistency == 0.5
+    assert groups["action/out_proj/kernel"].name == "action"
+    assert config.init_from == ("runs/demo" if "rooms" in variants else "runs/stage1")
+    assert config.data.row_labels < config.data.row_length >= config.text.max_length
+
+
+def test_the_originals_values():
+    config = load(FILE)
+    data, rates = config.data, config.optimizer.learning_rate
+    assert (data.num_views, data.image_size, data.view_dropout) == (10, 448, 0.2)
+    assert config.text.max_length == 4096 and config.train.max_steps == 156
     assert (rates.language, rates.projector, rates.geometry) == (2e-5, 2e-4, 2e-4)
-    assert (config.optimizer.warmup_ratio, config.optimizer.weight_decay) == (0.05, 0.05)
-    assert (data.image_size, data.num_views, data.view_dropout) == (448, 10, 0.2)
-    assert (config.text.max_length, config.train.max_steps) == (4096, 156)
-    assert config.init_from == "runs/stage1"
+    assert (config.optimizer.weight_decay, config.optimizer.warmup_ratio) == (0.05, 0.05)
+
+
+def test_lora_freezes_the_language_model_and_its_first_layers():
+    config = load(f"{FILE}:lora")
+    lora = config.model.language.lora
+    assert (lora.rank, lora.alpha) == (32, 64) and set(lora.targets) == {
+        "q_proj", "v_proj", "o_proj"
+    }  # fmt: skip
+    shapes = abstract_parameters(vlm_config(config.model))
+    groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+    for path, group in groups.items():
+        if path.startswith("language/"):
+            learns = "lora_" in path and "frozen_layers" not in path
+            assert (group.name != FROZEN) == learns, path
+    assert config.model.language.frozen_layers == 2
+
+
+@pytest.mark.parametrize("variant", ["mixed", "rooms,mixed"])
+def test_mixed_has_as_many_questions_as_actions(variant):
+    config = load(f"{FILE}:{variant}")
+    for split in ("train", "test"):
+        actions, *questions = config.data[split]
+        assert sum(each["weight"] for each in questions) == pytest.approx(actions["weight"])
+
+
+def test_an_unknown_variant_is_answered_with_the_known_ones():
+    with pytest.raises(UserError, match=r"variants roomplan, rooms, mixed, lora.*'lorra'"):
+        load(f"{FILE}:lorra")

@@ -1,14 +1,16 @@
 """What is measured of an answer, by the `task` of its record.
 
 The answers of every task have the measures of `answers`, and actions those of `action_values`. A
-measure of a task's own is a function
-that is registered for it:
+measure of a task's own is a function that is registered for it:
 
     from jaxvlm.metrics.tasks import register
 
     @register("counting")
     def counting(line):
-        return {"off_by": abs(int(line["prediction"]) - int(line["references"][0]))}
+        numbers = (line["prediction"], line["references"][0])
+        if not all(text.isdecimal() for text in numbers):
+            return {"off_by": None}
+        return {"off_by": abs(int(numbers[0]) - int(numbers[1]))}
 
 Its values stand in every scored line, and their means, with intervals and by kind of question, in
 the summary. `python -m jaxvlm.evaluate --metrics FILE.py` reads such a file.

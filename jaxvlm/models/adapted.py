@@ -35,7 +35,7 @@ def run_paths(path: str, language: Qwen3Config) -> list[str]:
 def adapters_of(path: str, lora: LoraConfig | None) -> tuple[str, str] | None:
     """The two parameters of the adapter beside a kernel of a run, if it has one."""
     head, _, name = path.rpartition("/")
-    if lora is None or name != "kernel" or not path.startswith((_STACK, _FROZEN_STACK)):
+    if lora is None or name != "kernel" or not path.startswith(_STACK):
         return None
     return (f"{head}/lora_a", f"{head}/lora_b") if head.split("/")[-1] in lora.targets else None
 

@@ -54,7 +54,8 @@ class Qwen3Config:
     """Sizes of a Qwen3 model; `from_hf` reads them from a Hugging Face config.json.
 
     The first `frozen_layers` are a stack of their own, with parameters of their own names, which
-    rules can tell from the other layers'. `lora` adds adapters. The function computed is the same.
+    rules can tell from the other layers'. `lora` adds adapters to those alone. The function
+    computed is the same.
     """
 
     vocab_size: int
@@ -278,10 +279,15 @@ class Qwen3(nnx.Module):
             embedding_init=nnx.initializers.normal(config.hidden_size**-0.5),
             rngs=rngs,
         )
-        stack = nnx.vmap(lambda stream: Block(config, rngs=stream))
+
+        def stack(count: int, sizes: Qwen3Config) -> Block:
+            return nnx.vmap(lambda stream: Block(sizes, rngs=stream))(rngs.split(count))
+
         if config.frozen_layers:
-            self.frozen_layers = stack(rngs.split(config.frozen_layers))
-        self.layers = stack(rngs.split(config.num_layers - config.frozen_layers))
+            # Adapters would learn.
+            plain = dataclasses.replace(config, lora=None)
+            self.frozen_layers = stack(config.frozen_layers, plain)
+        self.layers = stack(config.num_layers - config.frozen_layers, config)
         self.norm = _rms_norm(config.hidden_size, config, rngs)
         if not config.tie_embeddings:
             self.lm_head = _linear("lm_head", config.hidden_size, config.vocab_size, config, rngs)

@@ -2,9 +2,10 @@
 
 Supervision is VGGT's own (arXiv:2503.11651, section 3.3): camera encodings, depth and point maps in
 the first view's frame, the latter two weighted by the predicted confidence. The released VGGT
-starts from DINOv2, whose tokens know what they show; the small one starts from nothing, so a linear
-probe of each patch token learns beside it which kinds and colours the patch shows, and queries
-learn to find things by name among all views. Probe, queries and the point head are thrown away.
+starts from DINOv2, whose tokens know what they show and where they are; the small one starts from
+nothing, so a linear probe of each patch token learns beside it which kinds and colours the patch
+shows and which point its middle is, and queries learn to find things by name among all views.
+Probe, queries and the point head are thrown away.
 
 Axes: B rooms, V views, H W pixels, S patches a view, P tokens a view, K labels, E token width,
 N names (kinds, then colours).
@@ -64,6 +65,7 @@ WEIGHTS = {
     "points": 0.3,
     "kinds": 10.0,
     "colours": 5.0,
+    "where": 8.0,
     "presence": 5.0,
     "names": 3.0,
 }
@@ -94,14 +96,19 @@ class Finder(nnx.Module):
 
 
 class Student(nnx.Module):
-    """The small VGGT with a linear probe for kinds and colours, and a finder of names."""
+    """The small VGGT with a linear probe for kinds, colours and points, and a finder of names."""
 
     def __init__(self, *, rngs: nnx.Rngs):
         self.vggt = VGGT(CONFIG, rngs=rngs)
-        self.probe = nnx.Linear(
-            2 * CONFIG.embed_dim, len(KIND_LABELS) + len(COLOUR_LABELS), rngs=rngs
-        )
+        labels = len(KIND_LABELS) + len(COLOUR_LABELS)
+        self.probe = nnx.Linear(2 * CONFIG.embed_dim, labels + 3, rngs=rngs)
         self.finder = Finder(rngs=rngs)
+
+    def probed(self, patches: Float[Array, "*A E"]) -> tuple[Array, Array, Array]:
+        """Logits of kinds and of colours, and points in the first camera's frame, of patches."""
+        ends = len(KIND_LABELS), len(KIND_LABELS) + len(COLOUR_LABELS)
+        kinds, colours, points = jnp.split(self.probe(patches), ends, axis=-1)
+        return kinds, colours, points
 
 
 def render_rooms(seed: int, first: int, count: int, workers: int) -> dict[str, np.ndarray]:
@@ -244,7 +251,7 @@ def loss(student: Student, batch: dict[str, Array], dense_view: Array):
     true_points = points_seen(true_depth, chosen(batch["k"])[:, 0], chosen(batch["to_first"])[:, 0])
     seen = true_depth > 0
     patches = tokens[-1][:, :, CONFIG.special_tokens :]
-    kinds, colours = jnp.split(student.probe(patches), [len(KIND_LABELS)], axis=-1)
+    kinds, colours, where = student.probed(patches)
     there, others = student.finder(patches.reshape(len(patches), -1, patches.shape[-1]))
     presence, names = finding_losses(there, others, batch["pixels"])
     distance = jnp.linalg.norm(points[:, 0] - true_points + 1e-6, axis=-1)
@@ -254,10 +261,21 @@ def loss(student: Student, batch: dict[str, Array], dense_view: Array):
         "points": confident_loss(distance, points_confidence[:, 0], seen),
         "kinds": optax.softmax_cross_entropy(kinds, batch["kinds"]).mean(),
         "colours": optax.softmax_cross_entropy(colours, batch["colours"]).mean(),
+        "where": (optax.huber_loss(where - patch_points(batch), delta=0.3) / 0.3).mean(),
         "presence": presence,
         "names": names,
     }
     return sum(WEIGHTS[name] * value for name, value in terms.items()), terms
+
+
+def patch_points(batch: dict[str, Array]) -> Float[Array, "B V S 3"]:
+    """The middle of the points that each patch shows, in the first camera's frame, in metres."""
+    depth = batch["depth"].astype(jnp.float32)
+    rooms, views, height, width = depth.shape
+    flat = (x.reshape(-1, *x.shape[2:]) for x in (depth, batch["k"], batch["to_first"]))
+    side = CONFIG.patch_size
+    blocks = points_seen(*flat).reshape(rooms, views, height // side, side, width // side, side, 3)
+    return blocks.mean((3, 5)).reshape(rooms, views, -1, 3)
 
 
 def finding_losses(
@@ -391,7 +409,8 @@ def evaluate(abstract: Student, params: dict, flags: argparse.Namespace) -> dict
         student = load(abstract, params)
         out = student.vggt(batch["images"].astype(jnp.float32) / 255)
         patches = out["tokens"][:, :, CONFIG.special_tokens :]
-        kinds, colours = jnp.split(student.probe(patches), [len(KIND_LABELS)], axis=-1)
+        kinds, colours, where = student.probed(patches)
+        off = jnp.linalg.norm(where - patch_points(batch), axis=-1)
         _, others = student.finder(patches.reshape(len(patches), -1, patches.shape[-1]))
         pixels, split = batch["pixels"], len(KINDS)
         kind_seen, colour_seen = (pixels.sum(axis) >= LEAST_PIXELS for axis in (2, 1))
@@ -407,6 +426,8 @@ def evaluate(abstract: Student, params: dict, flags: argparse.Namespace) -> dict
         return {
             "depth_error_m": error.sum() / seen.sum(),
             "camera_error_m": shift[:, 1:].mean(),
+            "point_error_first_view_m": off[:, 0].mean(),
+            "point_error_other_views_m": off[:, 1:].mean(),
             "patch_kind_accuracy": (right * objects).sum() / objects.sum(),
             "patch_colour_accuracy": (hue * objects).sum() / objects.sum(),
             "colour_of_kind_accuracy": (named_colour * kind_seen).sum() / kind_seen.sum(),

@@ -1,13 +1,17 @@
 """Actions from training to the page: learnt, said under a constraint, scored in metres, drawn."""
 
 import json
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tiny
 
-from jaxvlm import evaluate
+from jaxvlm import evaluate, predict
 from jaxvlm.data.actions import language
+from jaxvlm.data.prep.roomplan import read_roomplan
 from jaxvlm.data.records import RecordFile
 from jaxvlm.errors import UserError
 from jaxvlm.metrics.action_lines import action_fields
@@ -135,3 +139,32 @@ def test_an_evaluation_whose_answers_stand_is_scored_again(evaluated):
     evaluate.main(command("--checkpoint", run, "--output", evaluated))
     assert (evaluated / "report.html").exists()
     assert (evaluated / "summary.json").read_text() == before
+
+
+def test_a_recording_has_every_scene(evaluated, records, tmp_path):
+    """Read back by Rerun's own tool."""
+    run = json.loads((evaluated / "summary.json").read_text())["checkpoint"]
+    path = tmp_path / "scenes.rrd"
+    evaluate.main(command("--checkpoint", run, "--output", evaluated, "--rerun", path))
+    tool = [sys.executable, "-m", "rerun_cli", "rrd"]
+    subprocess.run([*tool, "verify", path], check=True, capture_output=True)
+    shown = subprocess.run([*tool, "print", path], check=True, capture_output=True, text=True)
+    for record in RecordFile(records):
+        for name in ("true", "predicted", "view_0/image"):
+            assert re.search(rf"{record.scene_id}.*{name}", shown.stdout)
+    with pytest.raises(UserError, match=r"ends in \.rrd"):
+        evaluate.main(
+            command("--checkpoint", run, "--output", evaluated, "--rerun", tmp_path / "x")
+        )
+
+
+def test_predictions_can_be_written_like_roomplan(run, records, tmp_path):
+    flags = ["--checkpoint", run, "--data", records, "--format", "roomplan"]
+    parsed = predict.parser().parse_args([str(f) for f in [*flags, "--output", tmp_path / "rooms"]])
+    parsed.overrides = []
+    predict.main(parsed)
+    scenes = {record.scene_id for record in RecordFile(records)}
+    found = {path.stem: read_roomplan(path) for path in (tmp_path / "rooms").glob("*.json")}
+    assert found.keys() == scenes
+    for scene in found.values():
+        assert {box.category for box in scene.boxes} == {"chair", "table"}

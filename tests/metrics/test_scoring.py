@@ -160,7 +160,7 @@ def test_other_questions_are_named(tmp_path):
     named = write(tmp_path / "a", [{**line, "task": "mine"} for line in lines])
     assert compare(named, write(tmp_path / "b", lines))["count"] == len(lines)
     nameless = [{k: v for k, v in line.items() if k != "question_id"} for line in lines]
-    with pytest.raises(UserError, match=r"b.jsonl has lines without 'question_id'"):
+    with pytest.raises(UserError, match=r"b has lines without 'question_id'"):
         compare(named, write(tmp_path / "b", nameless))
 
 
@@ -170,7 +170,7 @@ def test_other_questions_are_named(tmp_path):
         ("", "holds no line"),
         ("{", "a.jsonl:1: no JSON"),
         ("[1]", "a.jsonl:1: expected a JSON object a line, found list"),
-        ('{"reference": "x"}', "a.jsonl:1: the line has no 'prediction', but reference"),
+        ('{"reference": "x"}', "a.jsonl:1: the line has no 'prediction'; has reference"),
         ('{"prediction": 3, "reference": "x"}', "'prediction' should be a text, is 3"),
         ('{"prediction": "x"}', "a.jsonl:1: no reference to score against"),
         ('{"prediction": "x", "references": [" "]}', "no reference to score against"),
@@ -214,9 +214,12 @@ def test_a_task_gets_a_measure_of_its_own(tmp_path, monkeypatch, capsys):
     assert summary["off_by"] == 1.0 and summary["tasks"]["counting"]["off_by"] == 1.0
     assert "off_by" not in summary["tasks"]["scanqa"]
     assert "off_by" in capsys.readouterr().out
+    # An ordinary answer has no such value.
     lines[0]["prediction"] = "three"
-    with pytest.raises(UserError, match=r"a.jsonl:1: the measure 'counting' .* ValueError"):
-        score_file(write(path, lines), tmp_path / "a", "plain")
+    assert score_file(write(path, lines), tmp_path / "a", "plain")["off_by"] == 0
+    tasks.register("counting")(lambda line: {"length": len(line["no such field"])})
+    with pytest.raises(UserError, match=r"a.jsonl:1: the measure .* 'three': KeyError"):
+        score_file(path, tmp_path / "a", "plain")
 
 
 @pytest.mark.parametrize(
@@ -227,6 +230,9 @@ def test_a_task_gets_a_measure_of_its_own(tmp_path, monkeypatch, capsys):
         (["--predictions", "nowhere.jsonl"], "nowhere.jsonl cannot be read: No such file"),
         (["--predictions", "a", "--metrics", "no.py"], "--metrics no.py: FileNotFoundError"),
         (["--predictions", "a", "--config.seed=1"], "--config.seed=1 belongs to --checkpoint"),
+        (["--predictions", "a", "--limit", "3"], "--limit belongs to --checkpoint"),
+        (["--predictions", "a", "--no-controls"], "--controls belongs to --checkpoint"),
+        (["--compare", "a", "b", "--data", "c"], "--data does not go with --compare"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(monkeypatch, capsys, flags, message):

@@ -23,7 +23,7 @@ from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import abstract_vlm, vlm_config
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training import loop
-from jaxvlm.training.loss import label_scores
+from jaxvlm.training.loss import hidden_states
 from jaxvlm.training.mesh import make_mesh
 from jaxvlm.training.optimizer import make_optimizer
 from jaxvlm.training.run import find_checkpoint, run_config, run_parameters
@@ -120,7 +120,7 @@ def test_dropout_of_adapters_is_drawn_from_the_key(records, weights):
     params = {p: leaf + 0.05 if is_adapter(p) else leaf for p, leaf in made.trained.items()}
     model = load(abstract_vlm(made.model), unflatten({**params, **made.frozen}))
     keys = (None, None, jax.random.key(0), jax.random.key(0), jax.random.key(1))
-    losses = [float(label_scores(model, made.batch(), "none", key)[0].sum()) for key in keys]
+    losses = [float(hidden_states(model, made.batch(), "none", key).sum()) for key in keys]
     assert losses[0] == losses[1] and losses[2] == losses[3] and len(set(losses)) == 3
 
 
@@ -142,7 +142,7 @@ def test_every_place_draws_its_dropout_from_a_key_of_its_own(toy, records, weigh
     )  # fmt: skip
     made = make_toy(config)
     model = load(abstract_vlm(made.model), unflatten({**made.trained, **made.frozen}))
-    label_scores(model, made.batch(), "none", jax.random.key(0))
+    hidden_states(model, made.batch(), "none", jax.random.key(0))
     jax.effects_barrier()
     # Five adapted maps in each of two layers; in the projector attention, to itself too, and MLP.
     assert len(drawn) >= 12 and len(set(drawn)) == len(drawn)

@@ -19,7 +19,7 @@ from jaxvlm.errors import UserError
 # Metres: no wall is longer, no flat farther from where its scan began.
 _LARGEST, _FARTHEST = 50.0, 200.0
 _SURFACES = {"walls": "wall", "doors": "door", "windows": "window", "openings": "opening"}
-_WORDS = {
+WORDS = {
     "washerDryer": "washing machine",
     "storage": "storage unit",
     "television": "TV",
@@ -134,7 +134,7 @@ def _object(entry: object, where: str) -> Box:
     return Box(
         name=_name(entry, where),
         group=OBJECT,
-        category=_WORDS.get(word, _words(word)),
+        category=WORDS.get(word, _words(word)),
         centre=matrix[:3, 3],
         axes=box_axes(matrix[:3, 2]),
         size=size,

@@ -1,0 +1,56 @@
+"""Boxes written like a RoomPlan export are the boxes that its reader finds."""
+
+import json
+
+import hypothesis.strategies as st
+import numpy as np
+from hypothesis import given, settings
+
+from jaxvlm.data.boxes import Box, box_axes
+from jaxvlm.data.prep.captured_room import captured_room
+from jaxvlm.data.prep.roomplan import read_roomplan
+from jaxvlm.metrics.overlap import intersection_over_union
+
+CATEGORIES = ("chair", "coffee table", "washing machine", "TV", "door", "window", "wall")
+
+
+@st.composite
+def boxes(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    angle = rng.uniform(0, 2 * np.pi)
+    level = draw(st.sampled_from((0.0, 1.0, -1.0)))
+    normal = np.array([np.cos(angle), np.sin(angle), 0]) if not level else np.array([0, 0, level])
+    axis = np.array([np.sin(angle), np.cos(angle), 0])
+    category = draw(st.sampled_from(CATEGORIES))
+    size = rng.uniform(0.2, 3, 3)
+    if category in ("door", "window", "wall"):
+        normal, size[2] = np.array([np.cos(angle), np.sin(angle), 0]), 0.1
+    return Box(category, "object", category, rng.normal(size=3), box_axes(normal, axis), size)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(boxes(), min_size=1, max_size=4, unique_by=lambda box: tuple(box.centre)))
+def test_the_reader_finds_what_was_written(tmp_path_factory, written):
+    path = tmp_path_factory.mktemp("room") / "room.json"
+    path.write_text(json.dumps(captured_room(written, "a scene")))
+    found = read_roomplan(path).boxes
+    assert len(found) == len(written)
+    for box in written:
+        other = min(found, key=lambda each: np.linalg.norm(each.centre - box.centre))
+        assert other.category == box.category
+        assert intersection_over_union(box, other) > 0.99
+        if abs(box.axes[2, 2]) < 0.5:
+            np.testing.assert_allclose(other.axes, box.axes, atol=1e-4)
+
+
+def test_it_looks_like_an_export():
+    axes = box_axes(np.array([0.0, 1, 0]))
+    box = Box("tv", "object", "TV", np.array([1.0, 2, 0.5]), axes, np.array([1.2, 0.7, 0.1]))
+    room = captured_room([box], "s")
+    (entry,) = room["objects"]
+    assert entry["category"] == {"television": {}} and entry["confidence"] == {"high": {}}
+    assert entry["dimensions"] == [1.2, 0.7, 0.1]
+    # Column-major, y up: the position stands last.
+    assert entry["transform"][12:] == [1.0, 0.5, -2.0, 1.0]
+    assert {"walls", "doors", "windows", "openings", "objects", "floors", "sections", "story",
+            "version", "referenceOriginTransform"} <= room.keys()  # fmt: skip
