@@ -99,3 +99,35 @@ def test_real_sqa3d_text_flows_through_the_real_tokenizer(tmp_path):
     ]
     assert len(losses) == 20
     assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_real_actions_are_prepared_learnt_said_and_scored(tmp_path):
+    """The original's ARKit records and two RoomPlan exports, with drawn stand-ins."""
+    samples = Path(SHARED) / "samples"
+    inputs = {
+        "arkit.jsonl": [samples / "original" / "arkit_synth_test.json"],
+        "roomplan.jsonl": sorted((samples / "roomplan").glob("*.json")),
+    }
+    script = str(ROOT / "scripts" / "prep" / "synth_roomplan_instructions.py")
+    for name, paths in inputs.items():
+        command = [sys.executable, script, "--input", *map(str, paths), "--output", tmp_path / name]
+        sizes = ["--num-views", "3", "--image-size", "112", "--workers", "1", "--render"]
+        subprocess.run([*map(str, command), *sizes], check=True, cwd=ROOT, capture_output=True)
+    files = tuple(str(tmp_path / name) for name in inputs)
+    run(
+        "jaxvlm.train",
+        *("--config", "configs/stage2_arkit.py:rooms", "--workdir", str(tmp_path / "run")),
+        *("--config.init_from=None", "--config.train.max_steps=20", "--config.train.log_every=1"),
+        *(f"--config.data.{split}={files!r}" for split in ("train", "test")),
+        "--config.data.val=()",
+    )
+    losses = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open(encoding="utf-8")]
+    assert losses[-1]["head/language"] < losses[0]["head/language"]
+    run("jaxvlm.evaluate", "--checkpoint", str(tmp_path / "run"), "--task", "actions")
+    folder = tmp_path / "run/evaluation/test_actions"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["action_valid"] == summary["scene_right"] == summary["keys_present"] == 1
+    assert summary["count"] > 9 and summary["baselines"]["largest_object"]["count"] > 9
+    page = (folder / "report.html").read_text()
+    # No photographs: it says so of every scene.
+    assert page.count("(drawn, no photographs)") == page.count('alt="from above"') >= 3

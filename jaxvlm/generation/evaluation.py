@@ -27,6 +27,7 @@ from jaxvlm.generation.restore import Answerer
 from jaxvlm.metrics.action_page import page as action_page
 from jaxvlm.metrics.action_summary import with_comparisons
 from jaxvlm.metrics.baselines import baselines
+from jaxvlm.metrics.compare import differences, only
 from jaxvlm.metrics.files import write_scored
 from jaxvlm.metrics.guess import QuestionOnlyGuess
 from jaxvlm.metrics.lines import kind_of, read_lines
@@ -40,6 +41,8 @@ _OWN, _IDENTITY = "", "identity"
 # The way of asking that leaves out what is known of the cameras.
 _NO_GEOMETRY = "no_geometry"
 ANSWERS, ACTIONS = "answers", "actions"
+# The figure by which a way of asking is compared with the controls.
+_LED_BY = {ANSWERS: "em", ACTIONS: "center_50cm"}
 _POLL_SECONDS = 2.0
 _TOGETHER = 512
 
@@ -316,7 +319,8 @@ class Evaluation:
         """
         say("scoring")
         lost = self._lost()
-        summaries = {}
+        summaries, kept = {}, {}
+        figure = _LED_BY[self.task]
         for way in self.ways:
             path = self.output / predictions_name(way)
             draft = draft_of(path)
@@ -337,7 +341,9 @@ class Evaluation:
                 write_scored(draft, scores, path)
             finally:
                 draft.unlink(missing_ok=True)
-            summaries[way] = summarize(scores)
+            # Actions without boxes have no distances.
+            figure = figure if figure in scores.values else "exact_match"
+            summaries[way], kept[way] = summarize(scores), only(scores, [figure])
         shutil.rmtree(self._parts, ignore_errors=True)
         lines = functools.partial(read_lines, self.output / predictions_name(_OWN))
         own = summaries.pop(_OWN)
@@ -346,6 +352,10 @@ class Evaluation:
             summary = with_comparisons(own, summaries, found)
         else:
             summary = with_controls(own, summaries, training and _guess(training), lines())
+        # How much better it is with the right pictures, question by question.
+        summary["leads"] = {
+            way: {figure: differences(kept[way], kept[_OWN])[figure]} for way in summaries
+        }
         # Whose text was cut off at evaluation.max_new_tokens.
         summary |= {
             "lost": len(lost),

@@ -115,6 +115,12 @@ def _rows(summary: Mapping) -> Iterator[tuple[str, str, str]]:
         between = summary["intervals"].get(name)
         spread = "-" if between is None else " to ".join(_shown(end, unit) for end in between)
         yield text, _shown(summary[name], unit), spread
+    for way, lead in summary.get("leads", {}).items():
+        for name, each in lead.items():
+            ends = each["interval"]
+            spread = "-" if ends is None else " to ".join(map(percent, ends))
+            text = f"{_FIGURES[name][0]}, above {way.replace('_', ' ')}"
+            yield text, percent(each["difference"]), spread
 
 
 def _shown(value: float | None, unit: str) -> str:

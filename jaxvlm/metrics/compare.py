@@ -39,12 +39,13 @@ def compare(first: Path, second: Path, tokenizer: str = "plain") -> dict:
         if one["references"] != other["references"]:
             raise UserError(f"{one['origin']} and {other['origin']} have other references")
     one, other = score(mine, tokenizer), score(theirs, tokenizer)
-    return {"count": len(mine), "tokenizer": tokenizer, "figures": _differences(one, other)}
+    return {"count": len(mine), "tokenizer": tokenizer, "figures": differences(one, other)}
 
 
-def _differences(one: Scores, other: Scores) -> dict[str, dict]:
+def differences(one: Scores, other: Scores) -> dict[str, dict]:
+    """Each figure of two who answered the same questions in the same order, see `compare`."""
     names = [name for name in one.values if name in other.values]
-    each = [_only(scores, names) for scores in (one, other)]
+    each = [only(scores, names) for scores in (one, other)]
     width = summed(each[0]).shape[1]
     both = np.concatenate([summed(scores) for scores in each], axis=1)
 
@@ -65,7 +66,8 @@ def _differences(one: Scores, other: Scores) -> dict[str, dict]:
     }
 
 
-def _only(scores: Scores, names: Sequence[str]) -> Scores:
+def only(scores: Scores, names: Sequence[str]) -> Scores:
+    """Some of the values."""
     values = {name: scores.values[name] for name in names}
     return Scores(values, scores.bleu, scores.tokenizer, scores.tasks, scores.kinds, scores.scenes)
 

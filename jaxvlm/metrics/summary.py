@@ -123,6 +123,13 @@ def sentence_rows(summary: Mapping) -> list[tuple[str, str, str]]:
         (text, _shown(name, summary[name]), _between(name, summary["intervals"].get(name)))
         for name, text in named.items()
         if summary.get(name) is not None
+    ] + [
+        (
+            f"EM above {way.replace('_', ' ')}",
+            _shown("em", lead["em"]["difference"]),
+            _between("em", lead["em"]["interval"]),
+        )
+        for way, lead in summary.get("leads", {}).items()
     ]
 
 

@@ -39,6 +39,17 @@ def whole(finished_run, tmp_path_factory):
     return output
 
 
+def test_the_lead_over_each_control_has_an_interval(whole):
+    """The colours are learnt by heart: with other pictures none is right."""
+    summary = json.loads((whole / "summary.json").read_text())
+    for way in ("no_image", "other_images"):
+        lead = summary["leads"][way]["em"]
+        assert lead["second"] == summary["em"] and lead["first"] == summary["controls"][way]
+        low, high = lead["interval"]
+        assert low <= lead["difference"] <= high
+    assert summary["leads"]["other_images"]["em"]["interval"][0] > 0.5
+
+
 class Killed(BaseException):
     """In place of SIGKILL, which leaves no time for anything."""
 
