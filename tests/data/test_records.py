@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from jaxvlm.data.actions.language import parse
 from jaxvlm.data.record import parse_record
 from jaxvlm.data.records import read_records
 from jaxvlm.errors import UserError
@@ -176,4 +177,8 @@ def test_the_originals_splits_load(shared):
     assert len(records) == 3664
     assert all(r.answer and r.situation and r.kind == "sqa3d" and r.scene_id for r in records)
     actions = read_records(shared / "samples" / "original" / "arkit_synth_test.json")
-    assert all(json.loads(r.answer) == r.action and r.scene_id for r in actions)
+    for record in actions:
+        learnt = parse(record.answer)
+        assert learnt["scene"] == record.scene_id == record.action["scene"]
+        for name in ("center", "normal", "extent"):
+            assert learnt[name] == pytest.approx(record.action[name], abs=0.006)
