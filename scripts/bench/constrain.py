@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from generate import SIZES
+from generate import SIZES, random_weights
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
@@ -65,33 +65,19 @@ def steps(flags: argparse.Namespace, tokenizer, constraints, batch: int) -> tupl
     """Median seconds of a step without constraint and with it."""
     import jax
     import jax.numpy as jnp
-    from flax import nnx
-    from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxvlm.generation.engine import Engine, Request
     from jaxvlm.generation.sampling import Sampling
     from jaxvlm.generation.slots import Program
-    from jaxvlm.models.decoder import Decoder, decoder_weights
-    from jaxvlm.models.qwen3 import Qwen3, Qwen3Config
-    from jaxvlm.models.tree import pure
-    from jaxvlm.paths import flatten
+    from jaxvlm.models.decoder import Decoder
+    from jaxvlm.models.qwen3 import Qwen3Config
     from jaxvlm.training.mesh import make_mesh
 
     dtype = jnp.float32 if jax.devices()[0].platform == "cpu" else jnp.bfloat16
     rows = -(-tokenizer.rows // 128) * 128
     config = Qwen3Config(**SIZES[flags.size] | {"vocab_size": rows})
-    shapes = flatten(pure(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0)))))
-    keys = jax.random.split(jax.random.key(0), len(shapes))
-    params = {
-        path: jnp.ones(like.shape, dtype)
-        if "norm" in path
-        else jax.random.normal(key, like.shape, dtype) * 0.02
-        for key, (path, like) in zip(keys, shapes.items(), strict=True)
-    }
     mesh = make_mesh(-1, -1)
-    weights = jax.device_put(decoder_weights(params, config.num_layers),
-                             NamedSharding(mesh, PartitionSpec()))  # fmt: skip
-    del params
+    weights = random_weights(config, dtype, mesh)
     # No token ends a text: behind its action one goes on with ends.
     program = Program(Decoder(config), Sampling(), mesh, -1, tokenizer.placeholder_id,
                       tuple(constraints.plain_ids.tolist()))  # fmt: skip

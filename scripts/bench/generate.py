@@ -121,25 +121,18 @@ def measure(flags: argparse.Namespace, side: str, batch: str) -> dict:
     }
 
 
-def _jaxvlm(flags: argparse.Namespace, prompts: np.ndarray):
+def random_weights(config, dtype, mesh):
+    """A decoder of some sizes, whole on every device."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from jaxvlm.generation.engine import Engine, Request
-    from jaxvlm.generation.sampling import Sampling
-    from jaxvlm.generation.slots import Program
-    from jaxvlm.models.decoder import Decoder, decoder_weights
-    from jaxvlm.models.qwen3 import Qwen3, Qwen3Config
+    from jaxvlm.models.decoder import decoder_weights
+    from jaxvlm.models.qwen3 import Qwen3
     from jaxvlm.models.tree import pure
     from jaxvlm.paths import flatten
-    from jaxvlm.training.hardware import by_kind
-    from jaxvlm.training.mesh import make_mesh
 
-    device = jax.devices()[0]
-    dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
-    config = Qwen3Config(**SIZES[flags.size])
     shapes = flatten(pure(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0)))))
     keys = jax.random.split(jax.random.key(0), len(shapes))
     params = {
@@ -148,10 +141,27 @@ def _jaxvlm(flags: argparse.Namespace, prompts: np.ndarray):
         else jax.random.normal(key, like.shape, dtype) * 0.02
         for key, (path, like) in zip(keys, shapes.items(), strict=True)
     }
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.device_put(decoder_weights(params, config.num_layers), whole)
+
+
+def _jaxvlm(flags: argparse.Namespace, prompts: np.ndarray):
+    import jax
+    import jax.numpy as jnp
+
+    from jaxvlm.generation.engine import Engine, Request
+    from jaxvlm.generation.sampling import Sampling
+    from jaxvlm.generation.slots import Program
+    from jaxvlm.models.decoder import Decoder
+    from jaxvlm.models.qwen3 import Qwen3Config
+    from jaxvlm.training.hardware import by_kind
+    from jaxvlm.training.mesh import make_mesh
+
+    device = jax.devices()[0]
+    dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
+    config = Qwen3Config(**SIZES[flags.size])
     mesh = make_mesh(-1, -1)
-    weights = jax.device_put(decoder_weights(params, config.num_layers),
-                             NamedSharding(mesh, PartitionSpec()))  # fmt: skip
-    del params
+    weights = random_weights(config, dtype, mesh)
     # No token ends a text.
     program = Program(Decoder(config), Sampling(), mesh, -1, config.vocab_size)
     engine = Engine(program, weights, -(-len(prompts) // mesh.size))
