@@ -47,8 +47,9 @@ def test_what_the_tokenizer_makes_of_an_action_is_allowed():
               "normal": [0.6, -0.8, 0], "extent": [0.5, 2, 1], "axis": [0, 1, 0]}  # fmt: skip
     constraint, at = ActionConstraints(TOKENIZER).of("room_test_000007"), 0
     for token in [*TOKENIZER.encode([language.write(action)])[0], TOKENIZER.end_id]:
-        (k,) = np.flatnonzero(constraint.tokens[at] == token)
-        at = constraint.places[at, k]
+        found = np.flatnonzero(constraint.tokens[at] == token)
+        assert len(found) == 1
+        at = constraint.places[at, found[0]]
 
 
 def test_a_text_of_free_words_is_allowed_and_has_no_bound():
