@@ -135,8 +135,12 @@ class Original:
 
 
 def _notes(stored: Stored) -> list[str]:
-    return [f"left out: {part}, frozen at random weights, which are stored nowhere"
+    lost = [f"left out: {part}, frozen at random weights, which are stored nowhere"
             for part in stored.absent]  # fmt: skip
+    return lost + [
+        f"left out: {part}, the head that measures boxes, which neither format has a place for"
+        for part in stored.placeless
+    ]
 
 
 def _tokenizer(stored: Stored, wish: Wish) -> tuple[Path, Tokenizer]:

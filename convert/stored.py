@@ -97,6 +97,7 @@ class Stored:
       weights: by part the imported weights it began with.
       begun_with: the run whose parameters it began with, if it did.
       absent: parts that are stored nowhere: they were frozen at random weights.
+      placeless: parts that no format of PyTorch has a place for: the action head.
     """
 
     params: Params
@@ -107,6 +108,7 @@ class Stored:
     weights: dict[str, str]
     absent: tuple[str, ...] = ()
     begun_with: str | None = None
+    placeless: tuple[str, ...] = ()
 
     def original_rows(self) -> int | None:
         """Rows of the token embedding in the original's checkpoint it began with, if in one."""
@@ -202,7 +204,8 @@ def _open_checkpoint(folder: Path, overrides: list[str]) -> Stored:
     params = RunParams(stored, model.language)
     _check_complete(params.entries, found, str(folder))
     return Stored(params, found, str(folder), tokenizer, trained, names,
-                  tuple(sorted(random)), config.init_from)  # fmt: skip
+                  tuple(sorted(random)), config.init_from,
+                  tuple(sorted({path.split("/")[0] for path in shapes} - set(PARTS))))  # fmt: skip
 
 
 def _weights_entries(name: str) -> dict[str, Entry]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from convert import export_torch
 from jaxvlm import evaluate, predict
 from jaxvlm.data.actions import language
 from jaxvlm.data.prep.roomplan import read_roomplan
@@ -168,3 +169,11 @@ def test_predictions_can_be_written_like_roomplan(run, records, tmp_path):
     assert found.keys() == scenes
     for scene in found.values():
         assert {box.category for box in scene.boxes} == {"chair", "table"}
+
+
+def test_an_export_says_that_it_has_no_place_for_the_head(run, tmp_path, capsys):
+    flags = [str(run), str(tmp_path / "original"), "--format", "original"]
+    parsed = export_torch.parser().parse_args(flags)
+    parsed.overrides = []
+    export_torch.main(parsed)
+    assert "left out: action, the head that measures boxes" in capsys.readouterr().out
