@@ -25,7 +25,8 @@ def get_config(argument: str = ""):
     projector = config.model.projector
     projector.latent_dim = 96
     projector.num_latents = 16
-    projector.num_heads = 4
+    # Fewer heads with more numbers each turn from guessing to looking sooner.
+    projector.num_heads = 2
     projector.num_layers = 1
     projector.ffn_dim = 384
     language = config.model.language
@@ -56,9 +57,10 @@ def get_config(argument: str = ""):
 
     for part in ("language", "projector", "geometry"):
         config.optimizer.learning_rate[part] = 1e-3
-    # A longer memory of squared gradients delays the turn from guessing to looking.
+    # A longer memory of squared gradients delays the turn too, and so does clipping every gradient.
     config.optimizer.b2 = 0.95
-    config.train.max_steps = 3900
+    config.optimizer.gradient_clip = 10.0
+    config.train.max_steps = 4500
     config.train.rows_per_device = 8
     config.train.accumulation = 1
     # On a CPU it is faster to compute again than to store and fetch.

@@ -1,6 +1,8 @@
 """Asks a trained run about images, one question or, without --question, one after the other:
 
 python -m jaxvlm.ask --checkpoint runs/demo --images a.jpg b.jpg --question "What color is the bed?"
+
+--instruction asks for an action, which is printed as the model says it and then in metres.
 """
 
 import argparse
@@ -19,12 +21,16 @@ def main(flags: argparse.Namespace) -> None:
     from jaxvlm.data.record import parse_record
     from jaxvlm.generation.answer import stream
     from jaxvlm.generation.weights import choose
+    from jaxvlm.metrics.action_lines import action_fields
 
     for image in flags.images:
         if not Path(image).is_file():
             raise UserError(f"--images: {image!r} is not a file")
     fields = {"images": flags.images, "situation": flags.situation, **_geometry(flags.geometry)}
-    parse_record({**fields, "question": flags.question or "?"}, "--question and --geometry")
+    if flags.instruction is not None:
+        fields["scene_id"] = flags.scene
+    kind, asked = _asked(flags)
+    parse_record({**fields, kind: asked or "?"}, f"--{kind} and --geometry")
     overrides = ["evaluation.batch_sets=1", "evaluation.batch_questions=1", *flags.overrides]
     chosen = choose(flags.checkpoint, flags.config, overrides)
     most = chosen.config.data.num_views
@@ -33,15 +39,26 @@ def main(flags: argparse.Namespace) -> None:
             f"--images: {len(flags.images)} views, but this run was trained with at most {most}"
         )
     answerer = chosen.answerer(lambda: {tuple(flags.images)})
-    for question in [flags.question] if flags.question is not None else _typed():
+    for text in _typed() if asked is None else [asked]:
         shown = ""
-        record = parse_record({**fields, "question": question}, "--images")
-        for text in stream(answerer, record):
+        record = parse_record({**fields, kind: text}, "--images")
+        for answer in stream(answerer, record):
             # A character may take several tokens.
-            if text.startswith(shown) and not text.endswith("\ufffd"):
-                print(text[len(shown) :], end="", flush=True)
-                shown = text
-        print(text[len(shown) :])
+            if answer.startswith(shown) and not answer.endswith("\ufffd"):
+                print(answer[len(shown) :], end="", flush=True)
+                shown = answer
+        print(answer[len(shown) :])
+        if record.is_action:
+            print(json.dumps(action_fields(record, answer, None)["predicted_action"]))
+
+
+def _asked(flags: argparse.Namespace) -> tuple[str, str | None]:
+    """The record's field that asks, and what is asked; None if that is typed."""
+    if flags.instruction is None:
+        return "question", flags.question
+    if flags.question is not None:
+        raise UserError("--question asks for an answer and --instruction for an action: give one")
+    return "instruction", flags.instruction
 
 
 def _typed() -> Iterator[str]:
@@ -81,6 +98,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--config", help="takes the place of the run's data and evaluation")
     flags.add_argument("--images", required=True, nargs="+", help="views of one scene, in order")
     flags.add_argument("--question", help="without it, questions are read from the terminal")
+    flags.add_argument("--instruction", help="asks for an action, e.g. an anchor at an object")
+    flags.add_argument("--scene", default="scene", help="of the action (default: %(default)s)")
     flags.add_argument("--situation", default="", help="where the asker stands")
     flags.add_argument(
         "--geometry",

@@ -20,7 +20,7 @@ from jaxvlm.rooms.layout import generate_room
 from jaxvlm.rooms.mesh import room_mesh
 from jaxvlm.rooms.records import room_records
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same parameters would make different rooms, images or questions."""
 OWN = ("images", "depth", "parts", "meta.json", "contact_sheet.png", "kinds.png")
 SPLITS = ("train", "val", "test")

@@ -15,7 +15,7 @@ SURFACE_DEPTH = 0.1
 LEAST_PIXELS, AT_SIZE = 12, 112
 """An object is asked about if it fills this many pixels of an image this large in all."""
 VIEWS_ASKED_ABOUT = 3
-ACTIONS_PER_ROOM = 4
+ACTIONS_PER_ROOM = 12
 
 
 def room_records(

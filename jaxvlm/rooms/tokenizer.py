@@ -1,6 +1,7 @@
-"""Makes the small tokenizer that is shipped, from the rooms' own questions and answers:
+r"""Makes the small tokenizer that is shipped, from the rooms' own questions, answers and actions:
 
-python -m jaxvlm.rooms.tokenizer --records data/processed/rooms/train.jsonl --output FOLDER
+python -m jaxvlm.rooms.tokenizer --output FOLDER \
+    --records runs/demo/rooms/train.jsonl runs/demo/rooms/actions_train.jsonl
 """
 
 import argparse
@@ -11,7 +12,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from jaxvlm import entry
-from jaxvlm.errors import UserError
+from jaxvlm.data.records import RecordFile
 
 # Qwen's special tokens that the sequence layout uses.
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -39,20 +40,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _texts(path: Path) -> Iterator[str]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        situation = record.get("situation")
-        yield f"{situation} {record['question']}\n" if situation else f"{record['question']}\n"
-        yield record["answer"]
+def _texts(files: Iterable[RecordFile]) -> Iterator[str]:
+    """What a model reads and writes of every record; an action's texts are what it learns."""
+    for records in files:
+        for record in records:
+            asked = f"{record.situation or ''} {record.question}\n"
+            yield asked.removeprefix(" ")
+            yield record.answer
 
 
 def main(flags: argparse.Namespace) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json`."""
-    if not flags.records.is_file():
-        raise UserError(f"--records {flags.records} does not exist; run python -m jaxvlm.rooms")
+    files = [RecordFile(path) for path in flags.records]
     flags.output.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(_texts(flags.records), flags.vocab_size)
+    tokenizer = train_tokenizer(_texts(files), flags.vocab_size)
     tokenizer.save(str(flags.output / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -67,7 +68,7 @@ def main(flags: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser("jaxvlm.rooms.tokenizer", description=__doc__)
-    flags.add_argument("--records", required=True, type=Path)
+    flags.add_argument("--records", required=True, type=Path, nargs="+", metavar="FILE")
     flags.add_argument("--output", required=True, type=Path)
     flags.add_argument("--vocab_size", type=int, default=640)
     return flags

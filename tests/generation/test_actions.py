@@ -10,9 +10,10 @@ import pytest
 import tiny
 
 from convert import export_torch
-from jaxvlm import evaluate, predict
+from jaxvlm import ask, evaluate, predict
 from jaxvlm.data.actions import language
 from jaxvlm.data.prep.roomplan import read_roomplan
+from jaxvlm.data.record import parse_record
 from jaxvlm.data.records import RecordFile
 from jaxvlm.errors import UserError
 from jaxvlm.metrics.action_lines import action_fields
@@ -169,6 +170,26 @@ def test_predictions_can_be_written_like_roomplan(run, records, tmp_path):
     assert found.keys() == scenes
     for scene in found.values():
         assert {box.category for box in scene.boxes} == {"chair", "table"}
+
+
+def test_an_action_can_be_asked_for(run, records, tmp_path, capsys):
+    record = RecordFile(records)[0]
+    entry = json.loads(records.read_text().splitlines()[0])
+    (tmp_path / "views.json").write_text(json.dumps(entry))
+    flags = ["--checkpoint", run, "--scene", record.scene_id]
+    flags += ["--images", *(records.parent / image for image in record.images)]
+    flags += ["--instruction", record.question]
+    for more in ([], ["--geometry", tmp_path / "views.json"]):
+        parsed = ask.parser().parse_args([str(flag) for flag in (*flags, *more)])
+        parsed.overrides = []
+        ask.main(parsed)
+        said, metres = capsys.readouterr().out.splitlines()[-2:]
+        known = parse_record({k: v for k, v in entry.items() if more or k != "geom_token"}, "")
+        assert json.loads(metres) == action_fields(known, said, None)["predicted_action"]
+        assert language.parse(said)["scene"] == record.scene_id
+    parsed.question = "What is there?"
+    with pytest.raises(UserError, match="--question asks for an answer and --instruction for an"):
+        ask.main(parsed)
 
 
 def test_an_export_says_that_it_has_no_place_for_the_head(run, tmp_path, capsys):

@@ -7,6 +7,7 @@ import sys
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+from tiny import action_records
 
 from jaxvlm.data.tokenizer import Tokenizer
 from jaxvlm.rooms.tokenizer import SPECIAL, train_tokenizer
@@ -53,16 +54,20 @@ def test_the_command_writes_what_training_reads(tmp_path):
         {"question": "What is behind me?", "answer": "chair"},
     ]
     path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    done = command("--records", str(path), "--output", str(tmp_path / "made"))
+    shared = {"scene_id": "s0", "images": ["0.jpg"]}
+    path.write_text("".join(json.dumps(shared | record) + "\n" for record in records))
+    actions = action_records(tmp_path)
+    done = command("--records", str(path), str(actions), "--output", str(tmp_path / "made"))
     assert done.returncode == 0, done.stderr
     tokenizer = Tokenizer(str(tmp_path / "made"))
     assert tokenizer.placeholder_id > max(map(max, tokenizer.encode(["I am at the door. 日本"])))
     assert tokenizer.decode(tokenizer.encode(["Is the bed red?"])[0]) == "Is the bed red?"
     assert len(tokenizer.encode(["chair"])[0]) == 1
+    # The text that is learnt, with centimetres, and not the record's.
+    assert len(tokenizer.encode(['"center_cm'])[0]) < len(tokenizer.encode(['"center": ['])[0])
 
 
 def test_records_that_do_not_exist(tmp_path):
     done = command("--records", str(tmp_path / "no.jsonl"), "--output", str(tmp_path / "made"))
-    assert done.returncode == 2 and "no.jsonl does not exist" in done.stderr
+    assert done.returncode == 2 and "no.jsonl' does not exist" in done.stderr
     assert len(done.stderr.splitlines()) == 1
