@@ -60,7 +60,7 @@ def get_config(argument: str = ""):
     # A longer memory of squared gradients delays the turn too, and so does clipping every gradient.
     config.optimizer.b2 = 0.95
     config.optimizer.gradient_clip = 10.0
-    config.train.max_steps = 4500
+    config.train.max_steps = 3900
     config.train.rows_per_device = 8
     config.train.accumulation = 1
     # On a CPU it is faster to compute again than to store and fetch.
