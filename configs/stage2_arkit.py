@@ -33,8 +33,11 @@ def get_config(argument: str = ""):
         config = default()
         _full_size(config)
     config.model.action.ffn_dim = config.model.language.hidden_size
-    for name in names:
-        VARIANTS[name](config)
+    if {"rooms", "roomplan"} <= set(names):
+        raise UserError("configs/stage2_arkit.py: rooms and roomplan are two data sets, give one")
+    for name, change in VARIANTS.items():
+        if name in names:
+            change(config)
     return config
 
 
@@ -127,5 +130,6 @@ def _file(name):
     return module
 
 
+# In the order in which they are made, however they are named: questions are added to what there is.
 # "rooms" is seen to above.
 VARIANTS = {"roomplan": _roomplan, "rooms": lambda config: None, "mixed": _mixed, "lora": _lora}

@@ -61,6 +61,12 @@ def test_mixed_has_as_many_questions_as_actions(variant):
         assert sum(each["weight"] for each in questions) == pytest.approx(actions["weight"])
 
 
+def test_the_order_of_variants_is_of_no_account():
+    assert load(f"{FILE}:mixed,roomplan").to_dict() == load(f"{FILE}:roomplan,mixed").to_dict()
+    with pytest.raises(UserError, match="rooms and roomplan are two data sets"):
+        load(f"{FILE}:rooms,roomplan")
+
+
 def test_an_unknown_variant_is_answered_with_the_known_ones():
     with pytest.raises(UserError, match=r"variants roomplan, rooms, mixed, lora.*'lorra'"):
         load(f"{FILE}:lorra")

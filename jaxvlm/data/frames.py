@@ -102,7 +102,7 @@ def move_action(action: Mapping, frame: Frame) -> dict:
     """
     moved = dict(action)
     normal = moved.get("normal")
-    if normal and "axis" not in moved and is_level(frame.directions(np.array(normal, float))):
+    if normal and moved.get("axis") is None and is_level(frame.directions(np.array(normal, float))):
         moved["axis"] = [1.0, 0.0, 0.0]
     changes = {"center": frame.points, "normal": frame.directions, "axis": frame.directions}
     for name, change in changes.items():

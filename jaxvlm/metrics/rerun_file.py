@@ -64,7 +64,7 @@ def _log_cameras(recording, branch: str, record: Record) -> None:
 
     poses = record.poses()
     for view, image in enumerate(record.images):
-        at = f"{branch}/view {view}".replace(" ", "_")
+        at = f"{branch}/view_{view}"
         if poses is not None:
             turn = upright(record.up)
             place = {"mat3x3": turn @ poses[0][view], "translation": turn @ poses[1][view]}

@@ -77,7 +77,8 @@ def test_a_box_keeps_its_corners_whichever_frame_it_is_told_in(seed, level, down
 def test_a_level_surface_without_an_axis_means_the_worlds_x():
     frame = Frame(np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]]), np.zeros(3))
     action = {"center": [0, 0, 1], "normal": [0, 0, 1], "extent": [2, 1, 0.1]}
-    assert move_action(action, frame)["axis"] == [0, -1, 0]
+    for none in ({}, {"axis": None}):
+        assert move_action(action | none, frame)["axis"] == [0, -1, 0]
     assert "axis" not in move_action({**action, "normal": [1, 0, 0]}, frame)
 
 

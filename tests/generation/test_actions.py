@@ -154,6 +154,11 @@ def test_a_recording_has_every_scene(evaluated, records, tmp_path):
     for record in RecordFile(records):
         for name in ("true", "predicted", "view_0/image"):
             assert re.search(rf"{record.scene_id}.*{name}", shown.stdout)
+    branches = [
+        set(re.findall(rf"([^\s'\"`]*scene\S*(?:\\ \S+)?)/{name}", shown.stdout))
+        for name in ("true", "predicted", "view_0")
+    ]
+    assert branches[0] == branches[1] == branches[2] != set()
     with pytest.raises(UserError, match=r"ends in \.rrd"):
         evaluate.main(
             command("--checkpoint", run, "--output", evaluated, "--rerun", tmp_path / "x")
