@@ -126,12 +126,12 @@ def action_box(action: object, up: str = "z", name: str = "") -> Box | None:
     if not isinstance(action, Mapping):
         return None
     fields = {"center": POINT, "normal": DIRECTION, "extent": SIZE}
-    if any(kind.problem(action.get(field)) for field, kind in fields.items()):
+    if any(kind.malformed(action.get(field)) for field, kind in fields.items()):
         return None
     turn = upright(up)
     centre, normal = (turn @ np.array(action[field], float) for field in ("center", "normal"))
     axis = action.get("axis")
-    axis = None if DIRECTION.problem(axis) else turn @ np.array(axis, float)
+    axis = None if DIRECTION.malformed(axis) else turn @ np.array(axis, float)
     axes = box_axes(normal, axis)
     return Box(name, OBJECT, name, centre, axes, np.array(action["extent"], np.float64))
 

@@ -33,9 +33,11 @@ def action_values(line: Mapping) -> dict[str, float | None]:
     fields = {} if found is None else found
     required = ("action", *_required(true))
     same = {name: fields.get(name) == true.get(name) for name in ("action", "scene")}
+    # The frame's origin may lie farther from the camera than an action's numbers reach.
+    wrong = language.problem(fields, anywhere=True)
     values = {
         "json_valid": float(found is not None),
-        "action_valid": float(found is not None and language.problem(fields) is None),
+        "action_valid": float(wrong is None),
         "keys_present": float(all(name in fields for name in required)),
         "action_right": float(same["action"]),
         "scene_right": float(same["scene"]),

@@ -57,6 +57,14 @@ def test_the_overlap_of_simple_boxes():
     assert intersection_over_union(one, within) == pytest.approx(1 / 8)
 
 
+def test_a_world_may_begin_far_from_the_camera():
+    """An action's range is counted from the camera; records and predictions are in the world."""
+    far = TRUE | {"center": [150.0, 2, 0.5]}
+    values = action_values(line(far, far))
+    assert values["action_valid"] == 1 and values["iou"] == pytest.approx(1)
+    assert action_values(line(far | {"normal": [1e200, 1e200, 0]}, far))["action_valid"] == 0
+
+
 def test_the_values_of_a_prediction():
     near = TRUE | {"center": [1, 2.2, 0.5], "normal": [1, 0, 0], "extent": [1, 1, 0.8]}
     values = action_values(line(near))

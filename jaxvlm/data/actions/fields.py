@@ -20,6 +20,8 @@ from jaxvlm.errors import shown
 # A text of JSON that is not empty, without escapes that could be written in another way.
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\["\\])+"'
 _CENTIMETRES = 100
+# No world is larger, in metres; products of larger numbers may not be finite.
+_LARGEST = 1e6
 
 
 class NotConform(ValueError):
@@ -44,9 +46,17 @@ class Field(abc.ABC):
 
     suffix = ""
 
-    @abc.abstractmethod
     def problem(self, value: object) -> str | None:
-        """What is wrong with a value in metres; None where nothing is."""
+        """What is wrong with a value in metres that is to be written; None where nothing is."""
+        return self.malformed(value) or self.out_of_range(value)
+
+    @abc.abstractmethod
+    def malformed(self, value: object) -> str | None:
+        """What is wrong with a value wherever it is measured from; None where nothing is."""
+
+    def out_of_range(self, value) -> str | None:
+        """Why a value that is well formed cannot be written; None where it can."""
+        return None
 
     @abc.abstractmethod
     def write(self, value) -> str:
@@ -85,7 +95,7 @@ class Numbers(Field):
     unit: str = "metres"
     suffix: str = "_cm"
 
-    def problem(self, value: object) -> str | None:
+    def malformed(self, value: object) -> str | None:
         """See `Field`."""
         numbers = value if self.count > 1 else [value]
         if (
@@ -95,11 +105,15 @@ class Numbers(Field):
         ):
             what = f"a list of {self.count} numbers" if self.count > 1 else "a number"
             return f"must be {what} ({self.unit}), found {shown(value)}"
-        if not all(abs(v) < math.inf for v in numbers):
+        if not all(abs(v) <= _LARGEST for v in numbers):
             return f"holds {shown(value)}; expected finite {self.unit}"
         if not self.signed and min(numbers) <= 0:
             return f"{shown(value)} must be positive {self.unit}"
-        if max(map(abs, numbers)) > self.most:
+        return None
+
+    def out_of_range(self, value) -> str | None:
+        """See `Field`."""
+        if np.abs(value).max() > self.most:
             return f"{shown(value)} is out of range; give {self.unit}, at most {self.most:g}"
         return None
 
@@ -177,9 +191,9 @@ class Direction(Numbers):
         """Its length is of no account."""
         return math.inf
 
-    def problem(self, value: object) -> str | None:
+    def malformed(self, value: object) -> str | None:
         """See `Field`."""
-        wrong = super().problem(value)
+        wrong = super().malformed(value)
         if wrong is None and np.linalg.norm(value) < 1e-3:
             return f"{shown(value)} is no direction"
         return wrong
@@ -213,7 +227,7 @@ class Direction(Numbers):
 class Text(Field):
     """A text."""
 
-    def problem(self, value: object) -> str | None:
+    def malformed(self, value: object) -> str | None:
         """See `Field`."""
         if not isinstance(value, str) or not value:
             return f"must be a text, found {shown(value)}"
@@ -247,11 +261,11 @@ class Text(Field):
 class Texts(Text):
     """A list of texts, which may be empty."""
 
-    def problem(self, value: object) -> str | None:
+    def malformed(self, value: object) -> str | None:
         """See `Field`."""
         if not isinstance(value, list | tuple):
             return f"must be a list of texts, found {shown(value)}"
-        return next(filter(None, map(super().problem, value)), None)
+        return next(filter(None, map(super().malformed, value)), None)
 
     def write(self, value) -> str:
         """See `Field`."""

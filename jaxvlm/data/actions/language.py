@@ -52,8 +52,13 @@ def register(name: str, schema: Schema) -> None:
     ACTIONS[name] = schema
 
 
-def problem(action: Mapping) -> str | None:
-    """What is wrong with an action in metres; None where nothing is."""
+def problem(action: Mapping, anywhere: bool = False) -> str | None:
+    """What is wrong with an action in metres; None where nothing is.
+
+    Args:
+      action: as a record has it.
+      anywhere: it may be measured from afar, where its text could not tell it.
+    """
     name = action.get("action")
     if not isinstance(name, str):
         return "action_json needs a text 'action' such as \"place_anchor\""
@@ -69,7 +74,8 @@ def problem(action: Mapping) -> str | None:
             continue
         if field not in known:
             return f"action_json.{field} is unknown{_instead(field, known)}"
-        wrong = known[field].problem(value)
+        kind = known[field]
+        wrong = kind.malformed(value) if anywhere else kind.problem(value)
         if wrong is not None:
             return f"action_json.{field} {wrong}"
     return None

@@ -163,7 +163,7 @@ def test_the_parser_takes_exactly_what_the_automaton_takes(action, edits):
         ({"center": [0, "1", 2]}, r"center must be a list of 3 numbers \(metres\), found"),
         ({"center": [0, True, 2]}, "must be a list of 3 numbers"),
         ({"center": [0, math.nan, 2]}, "expected finite metres"),
-        ({"center": [0, 10**400, 2]}, "out of range"),
+        ({"center": [0, 10**400, 2]}, "expected finite metres"),
         ({"center": [0, 100.0, 2]}, "out of range; give metres, at most 99.99"),
         ({"extent": [1, 0, 1]}, "must be positive metres"),
         ({"normal": [0, 0, 0]}, "is no direction"),
@@ -175,6 +175,8 @@ def test_what_is_wrong_with_an_action_is_told(change, message):
     import re
 
     assert re.search(message, problem(ANCHOR | change))
+    # A range is of the text; everything else is wrong wherever it is measured from.
+    assert ("out of range" in message) == (problem(ANCHOR | change, anywhere=True) is None)
 
 
 def test_a_name_that_is_no_word_is_refused():
