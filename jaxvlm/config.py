@@ -164,6 +164,8 @@ def default() -> ConfigDict:
                     "action": 2e-4,
                 },
                 "warmup_ratio": 0.1,
+                # In what fraction of the updates, the last, the rates fall; 1: once they are up.
+                "decay_ratio": 1.0,
                 # Learning rate at the end, as a fraction of the peak.
                 "final_ratio": 0.0,
                 "weight_decay": 0.01,

@@ -48,6 +48,7 @@ _FRACTIONS = (
     "data.view_dropout",
     "data.augment.color_jitter",
     "optimizer.warmup_ratio",
+    "optimizer.decay_ratio",
     "optimizer.final_ratio",
 )
 _BELOW_ONE = ("optimizer.b1", "optimizer.b2", "data.augment.random_crop", "data.held_out")

@@ -96,19 +96,14 @@ def _line(found, record) -> dict:
 
 def _write_rooms(folder: Path, said: Iterable[tuple]) -> None:
     """Writes what was predicted of each scene as a file like RoomPlan's."""
-    from jaxvlm.data.boxes import action_box
-    from jaxvlm.data.frames import Frame, move_action
+    from jaxvlm.data.boxes import world_box
     from jaxvlm.data.prep.captured_room import captured_room
     from jaxvlm.data.prep.files import folder_name
 
     scenes: dict[str, list] = {}
     for record, line in said:
-        action, up = line.get("predicted_action"), record.up
-        if action is not None and record.frame_to_world is not None:
-            # Records of one scene may each be in the frame of a camera of their own.
-            action = move_action(action, Frame.from_world(record.frame_to_world).inverse())
-            up = "y" if record.frame_to_world[1, 2] > 0.9 else "z"
-        box = action_box(action, up, next(iter(record.object_names), "object"))
+        name = next(iter(record.object_names), "object")
+        box = world_box(record, line.get("predicted_action"), name)
         if box is not None:
             scenes.setdefault(record.scene_id, []).append(box)
     if not scenes:

@@ -223,6 +223,7 @@ def test_defaults_are_possible_and_their_own():
         ("optimizer.gradient_clip=0", "optimizer.gradient_clip=0"),
         ("optimizer.weight_decay=-0.1", "optimizer.weight_decay=-0.1"),
         ("optimizer.warmup_ratio=1.1", "optimizer.warmup_ratio=1.1: expected a fraction"),
+        ("optimizer.decay_ratio=2", "optimizer.decay_ratio=2.0: expected a fraction"),
         ("optimizer.final_ratio=-1", "optimizer.final_ratio=-1.0: expected a fraction"),
         ("optimizer.b1=1", "optimizer.b1=1.0: expected at least 0 and less than 1"),
         ("optimizer.b2=-0.5", "optimizer.b2=-0.5: expected at least 0"),

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.spatial import ConvexHull
 
 from jaxvlm.data.actions.fields import DIRECTION, POINT, SIZE
-from jaxvlm.data.frames import Frame, is_level, move_action, rounded, upright
+from jaxvlm.data.frames import Frame, is_level, move_action, rounded, upright, with_axis
 from jaxvlm.data.record import Record
 from jaxvlm.errors import UserError
 
@@ -113,6 +113,22 @@ def flattened(normal: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
 def record_box(record: Record) -> Box | None:
     """The box of a record's action, in its frame turned to z up; None without one."""
     return action_box(record.action, record.up, (*record.object_names, "")[0])
+
+
+def world_box(record: Record, action: object, name: str = "") -> Box | None:
+    """The box of an action about a record, in the world: records of a scene may have frames of
+    their own.
+
+    Args:
+      record: what was asked.
+      action: in the record's frame, see `action_box`.
+      name: of the box.
+    """
+    box, to_world = action_box(action, record.up, name), record.frame_to_world
+    if box is None or to_world is None:
+        return box
+    moved = move_action(with_axis(action, record.up), Frame.from_world(to_world).inverse())
+    return action_box(moved, "y" if to_world[1, 2] > 0.9 else "z", name)
 
 
 def action_box(action: object, up: str = "z", name: str = "") -> Box | None:

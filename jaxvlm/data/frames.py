@@ -97,18 +97,31 @@ def move_action(action: Mapping, frame: Frame) -> dict:
     """An action of the world in `frame` (with `frame.inverse()`, back).
 
     `center` is moved, `normal` and `axis` are turned, `extent` stays: it is measured along axes
-    that follow from these two. A level surface without an `axis` gets the world's x, which it
-    stands for. Numbers are rounded to a tenth of a millimetre; other fields are kept.
+    that follow from these two (see `with_axis`). Numbers are rounded to a tenth of a millimetre;
+    other fields are kept.
     """
     moved = dict(action)
-    normal = moved.get("normal")
-    if normal and moved.get("axis") is None and is_level(frame.directions(np.array(normal, float))):
-        moved["axis"] = [1.0, 0.0, 0.0]
     changes = {"center": frame.points, "normal": frame.directions, "axis": frame.directions}
     for name, change in changes.items():
         if moved.get(name) is not None:
             moved[name] = rounded(change(np.asarray(moved[name], np.float64)), _DECIMALS)
     return moved
+
+
+def with_axis(action: Mapping, up: str = "z") -> Mapping:
+    """An action that says which way its level surface lies.
+
+    Without an `axis` that is the x of its frame, which is another direction once it is moved.
+
+    Args:
+      action: in metres.
+      up: the vertical axis of its frame, "z" or "y".
+    """
+    normal = action.get("normal")
+    if not normal or action.get("axis") is not None:
+        return action
+    level = is_level(upright(up) @ np.asarray(normal, np.float64))
+    return {**action, "axis": [1.0, 0.0, 0.0]} if level else action
 
 
 def is_level(normal: Float[np.ndarray, "3"]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxvlm.data.actions import language
-from jaxvlm.data.frames import FRAMES, Frame, first_camera_frame, move_action
+from jaxvlm.data.frames import FRAMES, Frame, first_camera_frame, move_action, with_axis
 from jaxvlm.data.items import RecordError
 from jaxvlm.errors import shown
 
@@ -81,7 +81,9 @@ class Record:
     def learnt_action(self) -> dict:
         """The action in the first camera's frame; as it stands where no pose tells that frame."""
         frame = self.model_frame()
-        return self.action if frame is None else move_action(self.action, frame)
+        if frame is None:
+            return self.action
+        return move_action(with_axis(self.action, self.up), frame)
 
     def model_frame(self) -> Frame | None:
         """The first camera's frame in that of the record; None without poses."""

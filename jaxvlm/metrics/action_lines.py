@@ -6,7 +6,7 @@ from jaxtyping import Float
 from jaxvlm.data.actions import language
 from jaxvlm.data.actions.fields import NotConform
 from jaxvlm.data.boxes import BOX
-from jaxvlm.data.frames import is_level, move_action
+from jaxvlm.data.frames import move_action, with_axis
 from jaxvlm.data.record import Record
 
 
@@ -38,9 +38,4 @@ def action_fields(record: Record, text: str, box: Float[np.ndarray, "9"] | None)
 def _moved_back(record: Record, action: dict) -> dict:
     """An action of the first camera's frame in the record's."""
     frame = record.model_frame()
-    if frame is None:
-        return action
-    if "axis" not in action and is_level(np.asarray(action.get("normal", (0, 0, 0)), float)):
-        # Level here, where z is up; the other frame may have another axis up.
-        action = action | {"axis": [1.0, 0.0, 0.0]}
-    return move_action(action, frame.inverse())
+    return action if frame is None else move_action(with_axis(action), frame.inverse())

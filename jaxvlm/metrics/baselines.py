@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from jaxtyping import Float
 
-from jaxvlm.data.boxes import Box, action_box, box_axes
+from jaxvlm.data.boxes import Box, action_box, box_axes, world_box
 from jaxvlm.data.record import Record
 from jaxvlm.metrics.actions import box_values
 
@@ -33,8 +33,8 @@ def baselines(training: Iterable[Record], asked: Iterable[Record]) -> dict[str, 
     asked = [(record, _true_box(record)) for record in asked]
     largest: dict[str, Box] = {}
     for record, box in asked:
-        # In the record's own frame: the views that give the model's may differ.
-        own = record.action and action_box(record.action, record.up)
+        # In the world: each record of a scene may have a frame of its own.
+        own = world_box(record, record.action)
         if box is not None and own is not None:
             known = largest.get(record.scene_id)
             if known is None or own.size.prod() > known.size.prod():
@@ -43,7 +43,7 @@ def baselines(training: Iterable[Record], asked: Iterable[Record]) -> dict[str, 
     for record, box in asked:
         if box is None:
             continue
-        own = action_box(record.action, record.up)
+        own = world_box(record, record.action)
         found["largest_object"].append(box_values(largest[record.scene_id], own))
         if mean is not None:
             found["training_mean"].append(box_values(mean, box))

@@ -20,7 +20,7 @@ from jaxvlm.rooms.layout import generate_room
 from jaxvlm.rooms.mesh import room_mesh
 from jaxvlm.rooms.records import room_records
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same parameters would make different rooms, images or questions."""
 OWN = ("images", "depth", "parts", "meta.json", "contact_sheet.png", "kinds.png")
 SPLITS = ("train", "val", "test")
@@ -181,7 +181,7 @@ def _write_room(folder: Path, parameters: Parameters, room_id: tuple[str, int]) 
     mesh = room_mesh(room)
     cameras = room_cameras(mesh, parameters.views)
     views = [render(mesh, camera, parameters.image_size) for camera in cameras]
-    names = [f"images/{split}/room_{index:06d}/{view}.jpg" for view in range(len(views))]
+    names = [f"images/{split}/{room.key.scene_id}/{view}.jpg" for view in range(len(views))]
     (folder / names[0]).parent.mkdir(parents=True, exist_ok=True)
     for name, view in zip(names, views, strict=True):
         Image.fromarray(view.rgb).save(folder / name, quality=95, subsampling=0)

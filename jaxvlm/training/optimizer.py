@@ -1,4 +1,4 @@
-"""AdamW with a learning rate a parameter group, cosine decay after a linear warm-up, clipping.
+"""AdamW with a learning rate a parameter group, a linear warm-up, cosine decay, clipping.
 
 Each parameter has an optimiser state of its own, so that states kept in the host's memory come to
 the device one parameter at a time.
@@ -19,18 +19,20 @@ States = dict[str, optax.OptState]
 
 
 def schedule(
-    max_steps: int, warmup_ratio: float, final_ratio: float
+    max_steps: int, warmup_ratio: float, decay_ratio: float, final_ratio: float
 ) -> Callable[[jax.Array], jax.Array]:
-    """The factor on every group's learning rate as a function of the update number (from 0)."""
+    """The factor on every group's learning rate as a function of the update number (from 0).
+
+    It rises for `warmup_ratio` of the updates, stands at 1, and falls to `final_ratio` in the last
+    `decay_ratio` of them, by half a cosine; where both do not fit, it falls as soon as it is up.
+    """
     warmup = max(round(max_steps * warmup_ratio), 1)
-    return optax.warmup_cosine_decay_schedule(
-        # Update 0 already moves.
-        init_value=1.0 / (warmup + 1),
-        peak_value=1.0,
-        warmup_steps=warmup,
-        decay_steps=max(max_steps, warmup + 1),
-        end_value=final_ratio,
-    )
+    end = max(max_steps, warmup + 1)
+    falls = max(end - max(round(max_steps * decay_ratio), 1), warmup)
+    # Update 0 already moves.
+    rise = optax.linear_schedule(1.0 / (warmup + 1), 1.0, warmup)
+    fall = optax.cosine_decay_schedule(1.0, end - falls, final_ratio)
+    return optax.join_schedules([rise, optax.constant_schedule(1.0), fall], [warmup, falls])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +118,7 @@ def make_optimizer(groups: Mapping[str, Group], config, max_steps: int) -> Optim
     return Optimizer(
         {path: transform(group) for path, group in groups.items()},
         {path: config.learning_rate[group.name] for path, group in groups.items()},
-        schedule(max_steps, config.warmup_ratio, config.final_ratio),
+        schedule(max_steps, config.warmup_ratio, config.decay_ratio, config.final_ratio),
         config.gradient_clip,
         config.offload == "host",
     )

@@ -32,7 +32,7 @@ from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training import loop
 
 ROOMS = Path(__file__).parents[2] / "jaxvlm/assets/rooms_tokenizer"
-ROWS = 589  # of the rooms' tokenizer and the placeholder
+ROWS = 586  # of the rooms' tokenizer and the placeholder
 PARTS = {
     "vision": VGGTConfig(
         img_size=28, embed_dim=16, depth=2, num_heads=2, vit_depth=1, vit_heads=2, heads=HEADS,

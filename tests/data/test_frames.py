@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from jaxvlm.data.boxes import Box, box_axes, place_anchor, record_box
-from jaxvlm.data.frames import Frame, first_camera_frame, move_action, upright
+from jaxvlm.data.frames import Frame, first_camera_frame, move_action, upright, with_axis
 from jaxvlm.data.framing import Framing
 from jaxvlm.data.geometry import geometry_features
 from jaxvlm.data.record import parse_record
@@ -78,8 +78,12 @@ def test_a_level_surface_without_an_axis_means_the_worlds_x():
     frame = Frame(np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]]), np.zeros(3))
     action = {"center": [0, 0, 1], "normal": [0, 0, 1], "extent": [2, 1, 0.1]}
     for none in ({}, {"axis": None}):
-        assert move_action(action | none, frame)["axis"] == [0, -1, 0]
-    assert "axis" not in move_action({**action, "normal": [1, 0, 0]}, frame)
+        assert move_action(with_axis(action | none), frame)["axis"] == [0, -1, 0]
+    assert "axis" not in with_axis({**action, "normal": [1, 0, 0]})
+    # In a y-up world a wall's normal may be z.
+    assert "axis" not in with_axis(action, up="y")
+    assert with_axis({**action, "normal": [0, 1, 0]}, up="y")["axis"] == [1, 0, 0]
+    assert with_axis({**action, "axis": [0, 1, 0]})["axis"] == [0, 1, 0]
 
 
 @settings(deadline=None)

@@ -23,6 +23,7 @@ def settings(**changes) -> ConfigDict:
     values = {
         "learning_rate": {"language": 1e-2, "projector": 4e-2},
         "warmup_ratio": 0.0,
+        "decay_ratio": 1.0,
         "final_ratio": 1.0,
         "weight_decay": 0.0,
         "gradient_clip": 1e9,
@@ -49,7 +50,7 @@ def one_update(config, gradient: float, steps: int = 1):
 
 
 def test_the_schedule_warms_up_from_above_zero_and_ends_at_the_final_ratio():
-    factor = schedule(100, 0.1, 0.2)
+    factor = schedule(100, 0.1, 1.0, 0.2)
     values = np.array([float(factor(step)) for step in range(101)])
     np.testing.assert_allclose(values[:11], np.arange(1, 12) / 11, rtol=1e-6)
     assert (np.diff(values[10:]) < 0).all()
@@ -59,9 +60,17 @@ def test_the_schedule_warms_up_from_above_zero_and_ends_at_the_final_ratio():
     np.testing.assert_allclose(values[55], 0.6, atol=1e-6)
 
 
+def test_the_schedule_can_stand_before_it_falls():
+    factor = schedule(100, 0.1, 0.4, 0.2)
+    values = np.array([float(factor(step)) for step in range(101)])
+    np.testing.assert_allclose(values[10:61], 1.0)
+    assert (np.diff(values[60:]) < 0).all()
+    np.testing.assert_allclose(values[[80, 100]], [0.6, 0.2], atol=1e-6)
+
+
 @pytest.mark.parametrize(("steps", "ratio"), [(1, 0.0), (1, 1.0), (7, 0.0), (3, 1.0)])
 def test_the_schedule_of_a_short_run_never_stands_still(steps, ratio):
-    factor = schedule(steps, ratio, 0.0)
+    factor = schedule(steps, ratio, 1.0, 0.0)
     values = [float(factor(step)) for step in range(steps)]
     assert min(values) > 0 and max(values) <= 1
 
@@ -69,7 +78,7 @@ def test_the_schedule_of_a_short_run_never_stands_still(steps, ratio):
 def test_each_group_has_its_own_learning_rate():
     updates, _ = one_update(settings(), 0.3)
     # Adam's first step has the length of the learning rate.
-    factor = float(schedule(100, 0.0, 1.0)(0))
+    factor = float(schedule(100, 0.0, 1.0, 1.0)(0))
     np.testing.assert_allclose(updates["language/kernel"], -1e-2 * factor, rtol=1e-4)
     np.testing.assert_allclose(updates["projector/kernel"], -4e-2 * factor, rtol=1e-4)
 
@@ -77,7 +86,7 @@ def test_each_group_has_its_own_learning_rate():
 def test_only_decayed_groups_decay():
     plain, _ = one_update(settings(), 0.3)
     decayed, _ = one_update(settings(weight_decay=0.1), 0.3)
-    factor = float(schedule(100, 0.0, 1.0)(0))
+    factor = float(schedule(100, 0.0, 1.0, 1.0)(0))
     np.testing.assert_array_equal(decayed["language/scale"], plain["language/scale"])
     for path, rate in (("language/kernel", 1e-2), ("projector/kernel", 4e-2)):
         # Decoupled: the learning rate times the decay times the parameter, 2.

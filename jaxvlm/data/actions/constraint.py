@@ -49,6 +49,9 @@ class ActionConstraints:
         self.plain_ids = np.array(self._ids)[is_plain]
         self._others = np.flatnonzero(~is_plain).tolist()
         self._behind = language.forms()
+        # What may follow behind a scene's name is the same for all scenes, and kept.
+        starts = [automaton.place(state) for state in self._behind.values()]
+        self._common = {at for start in starts for at, _ in automaton.places(start)}
         self._letters: dict[Place, dict[int, Place]] = {}
         self._known: dict[Place, tuple[dict[int, Place], Place | None]] = {}
 
@@ -73,6 +76,9 @@ class ActionConstraints:
             tokens[row, : len(found)] = list(found)
             places[row, : len(found)] = list(found.values())
         plain = np.array([plain for _, plain in rows], np.int32)
+        for known in (self._known, self._letters):
+            for place in known.keys() - self._common:
+                del known[place]
         return Constraint(tokens, places, plain, _longest(start))
 
     def _follow(self, at: Place) -> tuple[dict[int, Place], Place | None]:
@@ -126,18 +132,12 @@ class ActionConstraints:
 
 def _longest(start: Place) -> int | None:
     """The bytes of the longest text, and its end; each may be a token of its own."""
-    known: dict[Place, int] = {}
-    under_way: set[Place] = set()
-
-    def longest(at: Place) -> float:
-        if at in under_way:
-            return float("inf")
-        if at not in known:
-            under_way.add(at)
-            following = set(automaton.following(at).values())
-            known[at] = 1 + max(map(longest, following), default=0)
-            under_way.discard(at)
-        return known[at]
-
-    found = longest(start)
-    return None if found == float("inf") else int(found)
+    follow = {at: set(then.values()) for at, then in automaton.places(start)}
+    reached, count = {start}, 0
+    while reached:
+        if count > len(follow):
+            # Only a loop goes on for more bytes than there are places.
+            return None
+        reached = set().union(*(follow[at] for at in reached))
+        count += 1
+    return count
