@@ -15,9 +15,16 @@ from jaxvlm.data.actions import language
 from jaxvlm.data.prep.roomplan import read_roomplan
 from jaxvlm.data.record import parse_record
 from jaxvlm.data.records import RecordFile
+from jaxvlm.data.training_set import training_rows
 from jaxvlm.errors import UserError
 from jaxvlm.metrics.action_lines import action_fields
+from jaxvlm.models.tree import load
+from jaxvlm.models.vlm import abstract_vlm, vlm_config
+from jaxvlm.paths import unflatten
 from jaxvlm.training.loop import train
+from jaxvlm.training.loss import hidden_states
+from jaxvlm.training.mesh import make_mesh
+from jaxvlm.training.run import find_checkpoint, run_config, run_parameters
 
 NAMES = ("", "no_image.", "other_images.", "no_geometry.")
 
@@ -76,6 +83,49 @@ def test_every_answer_is_an_action_of_its_scene(evaluated, records):
             assert action["scene"] == record.scene_id and language.problem(action) is None
             assert line["action_valid"] == line["scene_right"] == 1 and line["ended"]
             assert line["reference"] == record.action
+
+
+def test_the_heads_box_is_that_of_the_training_pass(run, evaluated, records):
+    """It reads the same token, whatever stands before and behind it."""
+    checkpoint = find_checkpoint(run)
+    config = run_config(checkpoint, [])
+    params = run_parameters(checkpoint, config, make_mesh(-1, -1))
+    model = load(abstract_vlm(vlm_config(config.model)), unflatten(params))
+    known = {read_box(record): index for index, record in enumerate(RecordFile(records))}
+    batch = {k: v for k, v in training_rows(config, 2).batch(0, 2).items() if k != "lost"}
+    positions = batch["action_positions"][..., None]
+    at_actions = np.take_along_axis(np.asarray(hidden_states(model, batch)), positions, 1)
+    found, lines, compared = model.action(at_actions), read(evaluated / "predictions.jsonl"), set()
+    for row, at in np.argwhere(batch["action_weights"] > 0):
+        index = known[tuple(np.round(batch["action_targets"][row, at], 2))]
+        record = RecordFile(records)[index]
+        expected = action_fields(record, "", np.asarray(found[row, at]))["head_action"]
+        compared.add(index)
+        for name in ("center", "extent", "normal"):
+            said = lines[index]["head_action"][name]
+            np.testing.assert_allclose(said, expected[name], atol=2e-3)
+    assert len(compared) > 2
+
+
+def read_box(record):
+    """The box that is learnt, to tell records by."""
+    learnt = record.learnt_action()
+    return tuple(np.round(np.float32(learnt["center"] + learnt["extent"] + learnt["normal"]), 2))
+
+
+def test_no_geometry_takes_the_geometry_away(run, evaluated, records, tmp_path):
+    """And nothing else: records without any are answered the same."""
+    bare = tmp_path / "bare.jsonl"
+    entries = [json.loads(line) | {"geom_token": None} for line in records.open()]
+    bare.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    flags = ["--checkpoint", run, "--data", bare, "--output", tmp_path / "o", "--no-controls"]
+    parsed = command(*flags)
+    parsed.overrides = [f"data.image_roots=({str(records.parent)!r},)"]
+    evaluate.main(parsed)
+    without, plain = (read(evaluated / f"predictions.{way}jsonl") for way in ("no_geometry.", ""))
+    texts = [line["prediction"] for line in read(tmp_path / "o" / "predictions.jsonl")]
+    assert texts == [line["prediction"] for line in without]
+    assert texts != [line["prediction"] for line in plain]
 
 
 def test_predictions_are_in_the_frame_of_their_record(records):

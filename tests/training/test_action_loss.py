@@ -16,7 +16,7 @@ from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import abstract_vlm, vlm_config
 from jaxvlm.paths import unflatten
 from jaxvlm.training.action_loss import action_errors
-from jaxvlm.training.loss import LossWeights, batch_loss
+from jaxvlm.training.loss import LossWeights, batch_loss, hidden_states
 from jaxvlm.training.mesh import make_mesh
 from jaxvlm.training.parameters import assign_groups
 from jaxvlm.training.state import abstract_parameters, initial_parameters
@@ -125,6 +125,35 @@ def test_the_errors_of_a_box():
         return action_errors(behind, true, looking, np.array([[2]])).projection.sum()
 
     assert np.isfinite(jax.grad(off)(-1.0)) and np.isfinite(off(-1.0))
+
+
+def test_a_centre_is_projected_into_the_views_of_its_own_images(made):
+    """Which those are is told by the visual tokens in front of the instruction."""
+    _, sizes, params, batch, _ = made
+    model = load(abstract_vlm(sizes), unflatten(params))
+    there = np.argwhere(batch["action_weights"] > 0)
+    hidden = hidden_states(model, batch)
+    a_set = np.where(batch["visual_index"] >= 0, batch["visual_index"], 0).max() + 1
+    expected, sets = 0.0, set()
+    for row, at in there:
+        position = batch["action_positions"][row, at]
+        own = batch["segment_ids"][row] == batch["segment_ids"][row, position]
+        which = batch["visual_index"][row][own & (batch["visual_index"][row] >= 0)]
+        number = int(which[0]) * batch["view_counts"].shape[1] // a_set
+        sets.add(number)
+        true = batch["action_targets"][row, at, :3].astype(np.float64)
+        found = np.asarray(model.action(hidden[row, position]))[:3].astype(np.float64)
+        off, views = 0.0, 0
+        for view in batch["geometry"][row, number][: batch["view_counts"][row, number]]:
+            (here, _), (place, depth) = by_hand(found, view), by_hand(true, view)
+            if depth > 0.1 and (place >= 0).all() and (place < 1).all():
+                size = np.abs(here - place)
+                off += np.where(size < 0.05, size**2 / 0.1, size - 0.025).sum()
+                views += 1
+        expected += batch["action_weights"][row, at] * off / max(views, 1)
+    assert len(sets) > 1 and expected > 0
+    projection = total(made, ALL)[1].actions.projection
+    np.testing.assert_allclose(projection, expected, rtol=1e-3)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts(made):
