@@ -173,6 +173,10 @@ def default() -> ConfigDict:
                 "b1": 0.9,
                 "b2": 0.999,
                 "eps": 1e-8,
+                # Kernels of dense layers: "adamw", or "muon" with this momentum; all else is always
+                # AdamW's.
+                "kernels": "adamw",
+                "momentum": 0.95,
                 # "device", or "host": moments lie in the host's pinned memory, and come and go.
                 "offload": "device",
             },

@@ -51,13 +51,20 @@ _FRACTIONS = (
     "optimizer.decay_ratio",
     "optimizer.final_ratio",
 )
-_BELOW_ONE = ("optimizer.b1", "optimizer.b2", "data.augment.random_crop", "data.held_out")
+_BELOW_ONE = (
+    "optimizer.b1",
+    "optimizer.b2",
+    "optimizer.momentum",
+    "data.augment.random_crop",
+    "data.held_out",
+)
 _CHOICES = {
     "precision": ("bfloat16", "float32"),
     "model.geometry.mode": ("per_view", "pooled", "none"),
     "train.remat": ("none", "dots", "full"),
     "train.best_by": ("exact_match", "loss"),
     "optimizer.offload": ("device", "host"),
+    "optimizer.kernels": ("adamw", "muon"),
     "text.template": ("plain", "chat"),
     "data.on_bad_record": ("error", "skip"),
     "data.geometry_convention": ("first_camera", "original"),

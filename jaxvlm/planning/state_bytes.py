@@ -8,6 +8,7 @@ import jax
 
 from jaxvlm.models.vlm import vlm_config
 from jaxvlm.training.mesh import parameter_spec
+from jaxvlm.training.optimizer import moments
 from jaxvlm.training.parameters import assign_groups, trainable
 from jaxvlm.training.setup import compute_dtype
 from jaxvlm.training.state import abstract_parameters
@@ -22,7 +23,7 @@ class StateBytes(NamedTuple):
       parameters: float32 masters of those that learn.
       frozen: the others, in the dtype of the computation.
       gradients: float32 sums.
-      optimizer: Adam's two float32 moments, wherever they lie.
+      optimizer: AdamW's two float32 moments, or Muon's one, wherever they lie.
     """
 
     parameters: int
@@ -47,13 +48,14 @@ def state_bytes(config, fsdp: int) -> StateBytes:
     """What a device of a mesh with so many shares holds.
 
     A parameter of n numbers that learns takes 4n/fsdp bytes each for its master, its gradient and
-    two moments, or 4n where it is not split (`parameter_spec`).
+    its moments, or 4n where it is not split (`parameter_spec`).
     """
     leaves, learning, size = _leaves(config)
     held = {path: _held(path, leaf, fsdp, learning) for path, leaf in leaves.items()}
     learnt = sum(numbers for path, numbers in held.items() if path in learning)
     rest = sum(held.values()) - learnt
-    return StateBytes(_MASTER * learnt, size * rest, _MASTER * learnt, 2 * _MASTER * learnt)
+    kept = sum(moments(path, config.optimizer) * held[path] for path in learning)
+    return StateBytes(_MASTER * learnt, size * rest, _MASTER * learnt, _MASTER * kept)
 
 
 def traffic(config, data: int, fsdp: int) -> Traffic:

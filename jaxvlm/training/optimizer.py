@@ -1,10 +1,11 @@
-"""AdamW with a learning rate a parameter group, a linear warm-up, cosine decay, clipping.
+"""AdamW or Muon with a learning rate a parameter group, a linear warm-up, cosine decay, clipping.
 
 Each parameter has an optimiser state of its own, so that states kept in the host's memory come to
 the device one parameter at a time.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -100,6 +101,29 @@ def _moved(state: optax.OptState, space: jax.memory.Space) -> optax.OptState:
     return jax.tree.map(lambda x: jax.device_put(x, space) if on_host(x) else x, state)
 
 
+def moments(path: str, config) -> int:
+    """How many numbers the optimiser keeps for each of a parameter's."""
+    return 1 if _by_muon(path, config) else 2
+
+
+def _by_muon(path: str, config) -> bool:
+    """Whether a parameter is a dense layer's kernel (or a stack of them), and these go by Muon."""
+    return config.kernels == "muon" and path.endswith("/kernel") and "/patch_embed/" not in path
+
+
+# The root mean square of AdamW's steps: so one learning rate does for both (arXiv 2502.16982).
+_MUON_SIZE = 0.2
+
+
+def _muon(momentum: float) -> optax.GradientTransformation:
+    """Steps of a kernel [..., in, out]: its momentum with all singular values made alike."""
+    axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+    sized = optax.stateless(lambda step, _: step * _MUON_SIZE * math.sqrt(max(step.shape[-2:])))
+    return optax.chain(
+        optax.contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=axes), sized
+    )
+
+
 def make_optimizer(groups: Mapping[str, Group], config, max_steps: int) -> Optimizer:
     """The optimiser over the trainable parameters.
 
@@ -109,14 +133,17 @@ def make_optimizer(groups: Mapping[str, Group], config, max_steps: int) -> Optim
       max_steps: updates of the whole run.
     """
 
-    def transform(group: Group) -> optax.GradientTransformation:
-        adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    def transform(path: str, group: Group) -> optax.GradientTransformation:
+        if _by_muon(path, config):
+            steps = _muon(config.momentum)
+        else:
+            steps = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
         if not group.decayed:
-            return adam
-        return optax.chain(adam, optax.add_decayed_weights(config.weight_decay))
+            return steps
+        return optax.chain(steps, optax.add_decayed_weights(config.weight_decay))
 
     return Optimizer(
-        {path: transform(group) for path, group in groups.items()},
+        {path: transform(path, group) for path, group in groups.items()},
         {path: config.learning_rate[group.name] for path, group in groups.items()},
         schedule(max_steps, config.warmup_ratio, config.decay_ratio, config.final_ratio),
         config.gradient_clip,

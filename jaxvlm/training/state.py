@@ -114,7 +114,8 @@ def optimizer_shardings(optimizer: Optimizer, params: Params, mesh: Mesh) -> Sta
     whole = NamedSharding(mesh, PartitionSpec())
 
     def place(path, leaf):
-        placed = params[path[0].key].sharding if leaf.ndim else whole
+        param = params[path[0].key]
+        placed = param.sharding if leaf.shape == param.shape else whole
         host = optimizer.on_host and on_host(leaf)
         return placed.with_memory_kind("pinned_host") if host else placed
 

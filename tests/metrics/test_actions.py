@@ -1,12 +1,13 @@
 """Figures of actions: boxes against independent computations, and what no box counts."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from jaxvlm.data.boxes import Box, box_axes
-from jaxvlm.data.record import parse_record
+from jaxvlm.data.record import parse_record, record_entry
 from jaxvlm.metrics.actions import action_values
 from jaxvlm.metrics.baselines import baselines
 from jaxvlm.metrics.overlap import intersection_over_union
@@ -132,6 +133,29 @@ def record(scene, centre, size, t=((0, 0, 1.5), (4, 0, 1.5))):
         {"images": ["a", "b"], "instruction": "it", "scene_id": scene, "action_json": action,
          "geom_token": geometry}, "o",
     )  # fmt: skip
+
+
+def from_its_second_camera(known):
+    """A record with its views turned round, told from the one that is first then."""
+    geometry = {name: rows[::-1] for name, rows in known.geometry.items()}
+    known = dataclasses.replace(known, geometry=geometry, images=known.images[::-1])
+    frame, (rotations, positions) = known.model_frame(), known.poses()
+    views = {
+        "R": frame.rotations(rotations).reshape(-1, 9).tolist(),
+        "t": frame.points(positions).tolist(),
+    }
+    there = {"frame": "first_camera", "frame_to_world": frame.to_world().tolist()}
+    action = {"action_json": known.learnt_action(), "geom_token": views}
+    return parse_record(record_entry(known) | there | action, "o")
+
+
+def test_the_largest_object_is_compared_in_the_world():
+    small, large = record("c", [0, 1, 1.5], [1, 1, 1]), record("c", [0, 4, 1.5], [1, 2, 1])
+    turned = from_its_second_camera(large)
+    assert np.linalg.norm(np.subtract(turned.action["center"], large.action["center"])) > 1
+    for asked in ([small, turned], [from_its_second_camera(small), large]):
+        found = baselines([], asked)["largest_object"]
+        assert found["center_error"] == pytest.approx(np.mean([3, 0]), abs=1e-3)
 
 
 def test_baselines():

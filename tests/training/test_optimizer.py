@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from jaxvlm.training.mesh import make_mesh
-from jaxvlm.training.optimizer import make_optimizer, schedule
+from jaxvlm.training.optimizer import make_optimizer, moments, schedule
 from jaxvlm.training.parameters import Group
 from jaxvlm.training.state import new_state
 
@@ -30,6 +33,8 @@ def settings(**changes) -> ConfigDict:
         "b1": 0.9,
         "b2": 0.999,
         "eps": 1e-12,
+        "kernels": "adamw",
+        "momentum": 0.9,
         "offload": "device",
     }
     return ConfigDict({**values, **changes})
@@ -144,3 +149,54 @@ def test_moments_on_the_host_make_the_same_updates():
     for path, value in ends["device"].items():
         np.testing.assert_array_equal(ends["host"][path], value)
         assert (value != 2.0).any()
+
+
+def muon_step(gradient: np.ndarray, steps: int = 1) -> np.ndarray:
+    """The change of a stack of kernels by equal gradients, in learning rates."""
+    config = settings(kernels="muon", gradient_clip=1e9)
+    optimizer = make_optimizer({"language/kernel": GROUPS["language/kernel"]}, config, 100)
+    params = {"language/kernel": jnp.zeros(gradient.shape)}
+    gradients = {"language/kernel": jnp.asarray(gradient, jnp.float32)}
+    states, moved = optimizer.init(params), params
+    for _ in range(steps):
+        args = gradients, states, moved, jnp.int32(0), jnp.float32(1.0), jnp.bool(True)
+        moved, states = optimizer.update(*args)
+    factor = float(schedule(100, 0.0, 1.0, 1.0)(0))
+    return np.asarray(moved["language/kernel"]) / (-1e-2 * factor * steps)
+
+
+@examples(deadline=None, max_examples=20)
+@given(st.integers(0, 2**16), st.sampled_from([(6, 4), (4, 6), (3, 8, 8)]))
+def test_muon_steps_along_all_singular_vectors_alike(seed, shape):
+    """`U S Vᵀ` becomes about `U Vᵀ`, whatever its size; Newton-Schulz is coarse."""
+    gradient = np.random.default_rng(seed).normal(size=shape) * 10.0 ** (seed % 7 - 3)
+    step = muon_step(gradient)
+    size = 0.2 * np.sqrt(max(shape[-2:]))
+    left, values, right = np.linalg.svd(gradient, full_matrices=False)
+    seen = left.swapaxes(-1, -2) @ (step / size) @ right.swapaxes(-1, -2)
+    strong = values > 0.05 * values.max(-1, keepdims=True)
+    diagonal = np.diagonal(seen, axis1=-2, axis2=-1)
+    assert (np.abs(diagonal - 1)[strong] < 0.35).all()
+    away = seen - diagonal[..., None] * np.eye(values.shape[-1])
+    np.testing.assert_allclose(away, 0, atol=1e-3)
+
+
+def test_kernels_alone_go_by_muon():
+    config = settings(kernels="muon")
+    paths = {
+        "language/layers/q_proj/kernel": 1,
+        "projector/in_proj/kernel": 1,
+        "projector/in_proj/bias": 2,
+        "projector/latents": 2,
+        "language/embed_tokens/embedding": 2,
+        "language/norm/scale": 2,
+        "vision/patch_embed/proj/kernel": 2,
+        "language/layers/q_proj/lora_a": 2,
+    }
+    groups = dict.fromkeys(paths, GROUPS["language/kernel"])
+    shapes = {path: jnp.zeros([5, 3]) for path in paths}
+    states = make_optimizer(groups, config, 100).init(shapes)
+    for path, expected in paths.items():
+        kept = [leaf for leaf in jax.tree.leaves(states[path]) if leaf.shape == (5, 3)]
+        assert len(kept) == expected == moments(path, config)
+        assert moments(path, settings()) == 2

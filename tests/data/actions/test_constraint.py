@@ -52,6 +52,13 @@ def test_what_the_tokenizer_makes_of_an_action_is_allowed():
         at = constraint.places[at, found[0]]
 
 
+def test_a_scenes_name_may_be_long():
+    name = "scene_" * 200
+    constraint = ActionConstraints(TOKENIZER).of(name)
+    short = ActionConstraints(TOKENIZER).of("scene_")
+    assert constraint.longest == short.longest + len(name) - len("scene_")
+
+
 def test_a_text_of_free_words_is_allowed_and_has_no_bound():
     schema = language.Schema({"names": fields.TEXTS}, {"note": fields.TEXT})
     language.register("list_objects", schema)
