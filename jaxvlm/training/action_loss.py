@@ -10,8 +10,9 @@ from jaxtyping import Array, Float
 
 from jaxvlm.models.action_head import CENTRE, EXTENT, NORMAL, projected, seen
 
-# Errors below are squared: metres, and fractions of an image's side.
-_METRES, _SIDES = 0.05, 0.05
+# Smaller errors are squared: metres, and fractions of an image's side. Until a model knows where to
+# look, an error's sign alone is all noise.
+_METRES, _SIDES = 0.5, 0.05
 
 
 class ActionErrors(NamedTuple):

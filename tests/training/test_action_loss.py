@@ -114,8 +114,12 @@ def test_the_errors_of_a_box():
     moved = true + np.float32([0.5, 0, 0, 0, 0, 0, 0, 0, 0])
     found = action_errors(moved, true, looking, np.array([[2]]))
     assert found.centre.item() == pytest.approx(0.5, abs=1e-5)
-    assert found.box.item() == pytest.approx((0.5 - 0.025) / 3, rel=1e-5)
+    assert found.box.item() == pytest.approx(0.25 / 3, rel=1e-5)
     assert found.projection.item() == pytest.approx(0.25 - 0.025, rel=1e-5)
+    far = action_errors(
+        true + np.float32([2, 0, 0, 0, 0, 0, 0, 0, 0]), true, looking, np.array([[2]])
+    )
+    assert far.box.item() == pytest.approx((2 - 0.25) / 3, rel=1e-5)
     unseen = action_errors(moved, true, looking[:, :, 1:], np.array([[1]]))
     assert unseen.projection.item() == 0
 
