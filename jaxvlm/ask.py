@@ -18,6 +18,7 @@ from jaxvlm.errors import UserError
 def main(flags: argparse.Namespace) -> None:
     """Prints answers while they are made."""
     # Not before: a wrong flag should be answered at once.
+    from jaxvlm.data.frames import is_rotation
     from jaxvlm.data.record import parse_record
     from jaxvlm.generation.answer import stream
     from jaxvlm.generation.weights import choose
@@ -30,7 +31,10 @@ def main(flags: argparse.Namespace) -> None:
     if flags.instruction is not None:
         fields["scene_id"] = flags.scene
     kind, asked = _asked(flags)
-    parse_record({**fields, kind: asked or "?"}, f"--{kind} and --geometry")
+    record = parse_record({**fields, kind: asked or "?"}, f"--{kind} and --geometry")
+    poses = record.poses()
+    if poses is not None and not is_rotation(poses[0]):
+        raise UserError(f"--geometry {flags.geometry}: geom_token.R holds what is no rotation")
     overrides = ["evaluation.batch_sets=1", "evaluation.batch_questions=1", *flags.overrides]
     chosen = choose(flags.checkpoint, flags.config, overrides)
     most = chosen.config.data.num_views
@@ -81,7 +85,7 @@ def _geometry(path: Path | None) -> dict:
         return {}
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--geometry {path} cannot be read: {error}") from None
     if not isinstance(fields, dict) or "geom_token" not in fields:
         raise UserError(f"--geometry {path}: expected a JSON object with 'geom_token'")

@@ -1,6 +1,7 @@
 """What every entry point shares: flags, overrides, and how errors are shown."""
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -65,7 +66,15 @@ def run(
     except KeyboardInterrupt as interrupt:
         print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         _exit(130)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" ({error.filename})" if error.filename else ""
+            print(
+                f"{parser.prog}: error: the disk is full{where}; make room and give the same "
+                "command again",
+                file=sys.stderr,
+            )
+            _exit(2)
         traceback.print_exc()
         _exit(1)
 

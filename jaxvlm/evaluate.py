@@ -206,7 +206,8 @@ def _standing(output: Path, identity: dict) -> dict | None:
         return None
     same = isinstance(summary, dict) and all(summary.get(k) == v for k, v in identity.items())
     whole = all((output / name).is_file() for name in (PREDICTIONS, REPORT))
-    return summary if same and whole else None
+    # What was lost is asked again: its images may have been mended.
+    return summary if same and whole and not summary["lost"] else None
 
 
 def parser() -> argparse.ArgumentParser:

@@ -48,6 +48,7 @@ def main(flags: argparse.Namespace) -> None:
     sources = load_sources(specs, data.image_roots, data.on_bad_record, unanswered=True)
     records = Joined([source.records for source in sources])
     count = min(len(records), flags.num_scenes or len(records))
+    _check_output(flags, records, count)
     # Records are parsed again where they are needed, so that they are never all held.
     by_set: dict[bytes, list[int]] = {}
     for index in range(count):
@@ -58,7 +59,7 @@ def main(flags: argparse.Namespace) -> None:
             (part / "lines.jsonl").unlink(missing_ok=True)
         answerer = chosen.answerer(lambda: {records[each[0]].images for each in by_set.values()})
         write_text(part / "identity", identity)
-        done = {index for index, _, _ in places(part / "lines.jsonl")}
+        done = {at.index for at in places(part / "lines.jsonl") if not at.lost}
 
         def groups() -> Iterator[Group]:
             for indices in by_set.values():
@@ -85,6 +86,16 @@ def main(flags: argparse.Namespace) -> None:
           + (f", {len(lost):,} left out" if lost else ""))  # fmt: skip
 
 
+def _check_output(flags: argparse.Namespace, records, count: int) -> None:
+    """Refuses an --output that nothing could be written to, before anything is answered."""
+    rooms = flags.format == "roomplan"
+    if flags.output.is_file() if rooms else flags.output.is_dir():
+        wanted, found = ("folder", "file") if rooms else ("file", "folder")
+        raise UserError(f"--output {flags.output} is a {found}; expected the name of a {wanted}")
+    if rooms and not any(records[index].is_action for index in range(count)):
+        raise UserError("--format roomplan: no record asks for an action ('instruction')")
+
+
 def _line(found, record) -> dict:
     """What stands in the file: that of an evaluation, and the original's `raw_prediction`."""
     if found.text is None:
@@ -101,13 +112,15 @@ def _write_rooms(folder: Path, said: Iterable[tuple]) -> None:
     from jaxvlm.data.prep.files import folder_name
 
     scenes: dict[str, list] = {}
+    bare = 0
     for record, line in said:
         name = next(iter(record.object_names), "object")
         box = world_box(record, line.get("predicted_action"), name)
+        bare += box is None
         if box is not None:
             scenes.setdefault(record.scene_id, []).append(box)
-    if not scenes:
-        raise UserError("--format roomplan: no record asks for an action ('instruction')")
+    if bare:
+        say(f"warning: {bare:,} answers have no box, and stand in no file", warns=True)
     folder.mkdir(parents=True, exist_ok=True)
     for scene, boxes in scenes.items():
         path = folder / f"{folder_name(scene)}.json"

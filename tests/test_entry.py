@@ -8,7 +8,7 @@ import pytest
 from jaxvlm.entry import split_overrides
 
 PROGRAM = """
-import argparse, threading, time
+import argparse, errno, threading, time
 from jaxvlm import entry
 from jaxvlm.errors import UserError
 
@@ -20,6 +20,8 @@ def main(flags):
         raise UserError("data.train names no file; set it")
     if flags.name == "stopped":
         raise KeyboardInterrupt
+    if flags.name == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", "here/a.jsonl")
     if flags.name == "bug":
         raise ValueError("ours")
 
@@ -39,6 +41,12 @@ def test_a_users_mistake_is_one_line():
     assert done.returncode == 2
     assert done.stderr == "jaxvlm.test: error: data.train names no file; set it\n"
     assert done.stdout == "user []\n"
+
+
+def test_a_full_disk_is_no_traceback():
+    done = run("--name", "full")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "the disk is full (here/a.jsonl); make room and give the same command" in done.stderr
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():

@@ -81,7 +81,8 @@ def questions_of(paths: Sequence[str]) -> dict[str, dict]:
     """The questions of record files and official ones, as fields of a line of predictions.
 
     Returns:
-      By `question_id`: `references`, `question`, `situation`, `scene_id`, `task` and `kind`.
+      By `question_id`: `references`, `question`, `situation`, `scene_id`, `task` and `kind`; of an
+      instruction also `reference`, its action in metres, and `up`.
 
     Raises:
       UserError: a file that cannot be read, or two questions of one id.
@@ -95,6 +96,9 @@ def questions_of(paths: Sequence[str]) -> dict[str, dict]:
             else (record for file in open_records(path) for record in file)
         )
         for each in asked:
+            if not each.question_id:
+                where = getattr(each, "origin", path)
+                raise UserError(f"{where}: no question_id, by which predictions would be known")
             if each.question_id in found:
                 raise UserError(f"{path}: the question_id {each.question_id!r} stands twice")
             found[each.question_id] = {
@@ -105,6 +109,15 @@ def questions_of(paths: Sequence[str]) -> dict[str, dict]:
                 "task": dataset or each.task,
                 "kind": "" if dataset else each.kind,
             }
+            action = None if dataset else each.action
+            if action is not None:
+                # An answer is the text that is learnt, or JSON in metres.
+                references = [*each.answers, action]
+                found[each.question_id] |= {
+                    "references": references,
+                    "reference": action,
+                    "up": each.up,
+                }
     return found
 
 

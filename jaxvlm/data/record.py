@@ -11,7 +11,14 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxvlm.data.actions import language
-from jaxvlm.data.frames import FRAMES, Frame, first_camera_frame, move_action, with_axis
+from jaxvlm.data.frames import (
+    FRAMES,
+    Frame,
+    first_camera_frame,
+    is_rotation,
+    move_action,
+    with_axis,
+)
 from jaxvlm.data.items import RecordError
 from jaxvlm.errors import shown
 
@@ -201,6 +208,8 @@ def parse_record(entry: object, origin: str) -> Record:
         object_names=_items(entry, "object_names", str, origin),
         origin=origin,
     )
+    if instructs and any(letter < " " for letter in record.scene_id):
+        raise _wrong(origin, f"'scene_id' {record.scene_id!r} holds a control character")
     if instructs and not record.scene_id:
         raise _wrong(origin, "an 'instruction' asks for an action, which needs a 'scene_id'")
     if action is None:
@@ -334,6 +343,8 @@ def _matrix(value: object, origin: str) -> np.ndarray | None:
         matrix = np.full((4, 4), np.nan)
     if not np.isfinite(matrix).all():
         raise _wrong(origin, "'frame_to_world' must be a 4 x 4 matrix of finite numbers")
+    if not is_rotation(matrix[:3, :3]) or (matrix[3] != [0, 0, 0, 1]).any():
+        raise _wrong(origin, "'frame_to_world' must be a rotation and a translation in metres")
     return matrix
 
 

@@ -14,6 +14,7 @@ from jaxvlm.data.actions.constraint import Constraint
 from jaxvlm.data.readers import LostImage
 from jaxvlm.data.record import Record
 from jaxvlm.data.sequence import Sample, prompt, tokenize
+from jaxvlm.errors import UserError
 from jaxvlm.generation.engine import Request
 from jaxvlm.generation.restore import Answerer
 
@@ -85,8 +86,15 @@ def answers(answerer: Answerer, groups: Iterable[Group]) -> Iterator[Text]:
 
 
 def stream(answerer: Answerer, record: Record) -> Iterator[str]:
-    """The answer to one question as far as it is known, longer and longer."""
-    (request,) = _requests(answerer, [Group(record, [Asked(0, 0, record)])], [])
+    """The answer to one question as far as it is known, longer and longer.
+
+    Raises:
+      UserError: an image that cannot be read, whatever `data.on_bad_record` says.
+    """
+    lost: list[Text] = []
+    request = next(_requests(answerer, [Group(record, [Asked(0, 0, record)])], lost), None)
+    if request is None:
+        raise UserError(lost[0].lost)
     for tokens in answerer.engine.stream(request):
         yield answerer.tokenizer.decode(tokens)
 

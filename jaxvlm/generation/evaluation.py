@@ -185,8 +185,10 @@ class Evaluation:
 
     def answer(self, answerer: Answerer) -> None:
         """Answers what this process has to and nobody has yet, and writes it as it comes."""
+        # What was lost is asked again: its images may have been mended.
         done = {
-            way: {i for path in self.paths(way) for i, _, _ in places(path)} for way in self.ways
+            way: {at.index for path in self.paths(way) for at in places(path) if not at.lost}
+            for way in self.ways
         }
         groups = self._groups(done)
         total = sum(len(asked) for _, asked in groups)
@@ -287,9 +289,9 @@ class Evaluation:
         found: set[int] = set()
         for path in self.paths(way):
             start, known = read.get(path, (0, set()))
-            for index, _, end in places(path, start):
-                known.add(index)
-                start = end
+            for place in places(path, start):
+                known.add(place.index)
+                start = place.end
             read[path] = start, known
             found |= known
         return {index for index in found if index < self.count}
@@ -337,6 +339,11 @@ class Evaluation:
                         f"{self.output} holds {count:,} of {self.count - len(lost):,} answers "
                         f"({predictions_name(way)}); were some removed? The same command asks again"
                     )
+                if not count:
+                    raise UserError(
+                        f"the images of all {self.count:,} cannot be read, as warned above; mend "
+                        "them, and the same command asks again"
+                    )
                 scores = score(self._named(read_lines(draft), path), tokenizer)
                 write_scored(draft, scores, path)
             finally:
@@ -362,6 +369,8 @@ class Evaluation:
             "cut": sum(not line["ended"] for line in lines()),
             **identity,
         }
+        if lost:
+            summary["headline"] += f" ({len(lost):,} lost: their images cannot be read)"
         if self.task == ACTIONS:
             text = action_page(title, summary, lines, lambda line: self.records[line["index"]])
         else:

@@ -3,10 +3,11 @@
 A process that is killed leaves the lines that it has written, and the next one goes on behind them.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, NamedTuple, Self
 
 
 class Journal:
@@ -16,7 +17,7 @@ class Journal:
         """Opens a file behind its last whole line, or makes one."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = max((end for _, _, end in places(path)), default=0)
+        whole = max((place.end for place in places(path)), default=0)
         self._file: IO[bytes] = path.open("ab")
         self._file.truncate(whole)
 
@@ -28,12 +29,30 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        # What could not be written is not written now either; the first error tells.
+        with contextlib.suppress(*([OSError] if kind else [])):
+            self._file.close()
 
 
-def places(path: Path, start: int = 0) -> Iterator[tuple[int, int, int]]:
-    """Index, start and end of a file's whole lines; what a killed process left of one is none.
+class Place(NamedTuple):
+    """Where a line stands in its file.
+
+    Attributes:
+      index: of the question.
+      start: its first byte.
+      end: behind its last.
+      lost: it has no answer, but why there is none.
+    """
+
+    index: int
+    start: int
+    end: int
+    lost: bool
+
+
+def places(path: Path, start: int = 0) -> Iterator[Place]:
+    """Those of a file's whole lines; what a killed process left of one is none.
 
     Args:
       path: of the file, which need not be there.
@@ -46,27 +65,32 @@ def places(path: Path, start: int = 0) -> Iterator[tuple[int, int, int]]:
         for text in file:
             end = start + len(text)
             try:
-                index = json.loads(text)["index"] if text.endswith(b"\n") else None
+                line = json.loads(text) if text.endswith(b"\n") else {}
+                index, lost = line["index"], "lost" in line
             except (ValueError, KeyError, TypeError):
-                index = None
+                return
             if not isinstance(index, int):
                 return
-            yield index, start, end
+            yield Place(index, start, end, lost)
             start = end
 
 
 def in_order(paths: list[Path]) -> Iterator[dict]:
-    """The lines of several files by their index, each index once; only places are held."""
-    found: dict[int, tuple[Path, int, int]] = {}
+    """The lines of several files by their index, each index once; only places are held.
+
+    An answer goes before one that was lost.
+    """
+    found: dict[int, tuple[Path, Place]] = {}
     for path in paths:
-        for index, start, end in places(path):
-            found.setdefault(index, (path, start, end))
+        for place in places(path):
+            if place.index not in found or found[place.index][1].lost:
+                found[place.index] = path, place
     files = {path: path.open("rb") for path in paths if path.exists()}
     try:
         for index in sorted(found):
-            path, start, end = found[index]
-            files[path].seek(start)
-            yield json.loads(files[path].read(end - start))
+            path, place = found[index]
+            files[path].seek(place.start)
+            yield json.loads(files[path].read(place.end - place.start))
     finally:
         for file in files.values():
             file.close()

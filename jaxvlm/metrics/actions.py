@@ -19,6 +19,12 @@ MEDIANS = ("center_error", "extent_error", "normal_angle", "head_center_error")
 # Metres; a prediction without box lies within none.
 _WITHIN = {"center_10cm": 0.1, "center_25cm": 0.25, "center_50cm": 0.5}
 _OVERLAPS = {"acc_25": 0.25, "acc_50": 0.5}
+# All that may stand in a line.
+ACTION_VALUES = (
+    *("json_valid", "action_valid", "keys_present", "action_right", "scene_right"),
+    *("center_error", *_WITHIN, "extent_error", "normal_angle", "iou", *_OVERLAPS),
+    *("head_center_error", "head_iou"),
+)
 
 
 def is_action(line: Mapping) -> bool:

@@ -44,7 +44,8 @@ def baselines(training: Iterable[Record], asked: Iterable[Record]) -> dict[str, 
         if box is None:
             continue
         own = world_box(record, record.action)
-        found["largest_object"].append(box_values(largest[record.scene_id], own))
+        if own is not None:
+            found["largest_object"].append(box_values(largest[record.scene_id], own))
         if mean is not None:
             found["training_mean"].append(box_values(mean, box))
             centre = _looked_at(record)

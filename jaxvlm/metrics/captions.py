@@ -75,9 +75,13 @@ def sentence_scores(
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
+    # Without a word in any reference there are no document frequencies.
+    words = any(map(any, references.values()))
     found = {
         "rouge_l": np.asarray(Rouge().compute_score(references, predicted)[1]),
-        "cider": np.asarray(Cider().compute_score(references, predicted)[1]),
+        "cider": np.asarray(Cider().compute_score(references, predicted)[1])
+        if words
+        else np.zeros(len(predicted)),
     }
     if has_java():
         from pycocoevalcap.meteor.meteor import Meteor
@@ -126,4 +130,5 @@ def bleu(counts: Float[np.ndarray, "*A 10"]) -> dict[str, Float[np.ndarray, "*A"
 
 
 def _spaced(text: str) -> str:
-    return " ".join(text.split())
+    # Half a pair of surrogates is a character of JSON, but of no encoding.
+    return " ".join(text.encode("utf-8", "replace").decode().split())

@@ -1,5 +1,6 @@
 """Predictions scored from a file: `scored.jsonl` and `summary.json`."""
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ def score_file(
     Raises:
       UserError: a line that is none, or a folder that cannot be written.
     """
+    _spare_evaluation(output)
     if known is not None:
         check_ids(predictions, known)
     else:
@@ -48,6 +50,18 @@ def score_file(
     except OSError as error:
         raise UserError(f"--output {output} cannot be written: {error.strerror}") from None
     return summary
+
+
+def _spare_evaluation(output: Path) -> None:
+    """Refuses a folder whose summary knows more than a file of predictions tells."""
+    try:
+        there = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(there, dict) and "controls" in there:
+        raise UserError(
+            f"--output {output} holds an evaluation with its controls; give another folder"
+        )
 
 
 def _say_repeated(predictions: Path) -> None:
@@ -74,8 +88,14 @@ def write_scored(
 ) -> None:
     """Writes the lines of a file of predictions with the values of each; whole, or not at all."""
     unfinished = draft_of(path)
-    with unfinished.open("w", encoding="utf-8") as file:
-        for number, line in enumerate(read_lines(predictions, known)):
-            del line["origin"]
-            file.write(json.dumps(without_values(line) | scores.of(number)) + "\n")
-    unfinished.replace(path)
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            for number, line in enumerate(read_lines(predictions, known)):
+                del line["origin"]
+                # Nor what another measure said of it before.
+                line = {k: v for k, v in without_values(line).items() if k not in scores.values}
+                file.write(json.dumps(line | scores.of(number)) + "\n")
+        unfinished.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)

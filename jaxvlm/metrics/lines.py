@@ -20,7 +20,9 @@ def check_ids(path: Path, known: Mapping[str, Mapping]) -> None:
     seen: dict[str, str] = {}
     strange, lacking = [], dict.fromkeys(known)
     for line in read_lines(path, known, strict=False):
-        key = str(line.get("question_id"))
+        key = str(line.get("question_id") or "")
+        if not key:
+            raise UserError(f"{line['origin']}: no question_id, by which --data would know it")
         if key in seen:
             raise UserError(f"{line['origin']}: {key} stands there and at {seen[key]}")
         seen[key] = line["origin"]
@@ -56,7 +58,7 @@ def read_lines(
     """
     found = 0
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, text in enumerate(file, 1):
                 if text.strip():
                     found += 1
@@ -70,8 +72,8 @@ def read_lines(
 
 def _line(text: str, origin: str, known: Mapping[str, Mapping] | None, strict: bool) -> dict:
     try:
-        line = json.loads(text)
-    except ValueError as error:
+        line = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{origin}: no JSON ({error}); expected an object a line") from None
     if not isinstance(line, dict):
         raise UserError(f"{origin}: expected a JSON object a line, found {type(line).__name__}")
@@ -87,13 +89,19 @@ def _line(text: str, origin: str, known: Mapping[str, Mapping] | None, strict: b
         fields = known.get(str(line.get("question_id")), {"references": []})
         there = {name: value for name, value in line.items() if value not in (None, "")}
         line = {**fields, **there, "references": fields["references"]}
-        line["reference"] = next(iter(line["references"]), None)
+        if "up" in fields:
+            line["up"] = fields["up"]
+        line["reference"] = fields.get("reference") or next(iter(line["references"]), None)
     for name in _TEXTS:
         line[name] = line.get(name) or ""
         if not isinstance(line[name], str):
             raise UserError(f"{origin}: {name!r} should be a text, is {json.dumps(line[name])}")
     references = _references(line, origin, strict)
     action = line["reference"] if isinstance(line.get("reference"), dict) else {}
+    if not isinstance(action.get("action", ""), str):
+        raise UserError(f"{origin}: 'reference.action' should be the name of an action")
+    if not isinstance(line.get("predicted_action"), dict | None):
+        raise UserError(f"{origin}: 'predicted_action' should be an action in metres, or null")
     return line | {
         "references": references,
         "reference": line.get("reference") or next(iter(references), None),
@@ -101,6 +109,10 @@ def _line(text: str, origin: str, known: Mapping[str, Mapping] | None, strict: b
         "scene_id": str(line.get("scene_id") or action.get("scene") or ""),
         "origin": origin,
     }
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def kind_of(question: str, kind: str, task: str) -> str:

@@ -19,7 +19,8 @@ _EDGES = [(a, b) for a, b in itertools.combinations(range(8), 2) if (a ^ b).bit_
 def intersection_over_union(one: Box, other: Box) -> float:
     """The volume that two boxes share, as a part of that of both together; they may be turned."""
     shared = _shared(one, other)
-    return shared / (one.size.prod() + other.size.prod() - shared)
+    # What is as thin as the tolerance may share more than it has.
+    return min(shared / (one.size.prod() + other.size.prod() - shared), 1.0)
 
 
 def _shared(one: Box, other: Box) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxvlm.metrics.actions import MEDIANS
+from jaxvlm.metrics.actions import ACTION_VALUES, MEDIANS
 from jaxvlm.metrics.captions import bleu, bleu_counts, sentence_scores, tokenized
 from jaxvlm.metrics.intervals import by_scene, intervals
 from jaxvlm.metrics.tasks import measured
@@ -49,7 +49,7 @@ _YES_OR_NO = ("exact_match", "partial_match", "partial_only", "em", "em_r")
 
 
 # What a scored line may have from before; measures that a user registers come behind.
-_VALUES = (*_YES_OR_NO, "rouge_l", "cider", "meteor")
+_VALUES = (*_YES_OR_NO, "rouge_l", "cider", "meteor", *ACTION_VALUES)
 
 
 def without_values(line: Mapping) -> dict:

@@ -16,6 +16,7 @@ Its values stand in every scored line, and their means, with intervals and by ki
 the summary. `python -m jaxvlm.evaluate --metrics FILE.py` reads such a file.
 """
 
+import math
 import runpy
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -65,7 +66,7 @@ def measured(line: Mapping) -> dict[str, bool | float | None]:
         values |= action_values(line)
     for measure in _measures.get(line.get("task") or "", ()):
         try:
-            values |= {name: v if v is None else float(v) for name, v in measure(line).items()}
+            values |= {name: _finite(name, value) for name, value in measure(line).items()}
         except Exception as error:
             raise UserError(
                 f"{line.get('origin', 'a line')}: the measure {measure.__name__!r} of task "
@@ -73,6 +74,12 @@ def measured(line: Mapping) -> dict[str, bool | float | None]:
                 f"{type(error).__name__}: {first_line(error)}"
             ) from error
     return values
+
+
+def _finite(name: str, value: float | None) -> float | None:
+    if value is None or math.isfinite(value):
+        return None if value is None else float(value)
+    raise ValueError(f"{name} is {value}; give None where there is no value")
 
 
 def read_measures(path: Path) -> None:

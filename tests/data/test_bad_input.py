@@ -67,6 +67,11 @@ def audited(folder, content: bytes, name: str = "r.jsonl", images: bool = True) 
         (lines({**GOOD, "scene_id": ["s"]}), r"schema .*:1: 'scene_id' must be a text or"),
         (lines({**GOOD, "frame": "camera"}), r"schema .*:1: 'frame' must be one of .*'camera'"),
         (lines({**GOOD, "frame_to_world": [1]}), r"schema .*:1: 'frame_to_world' .* 4 x 4"),
+        (lines({**GOOD, "frame_to_world": [[0] * 4] * 4}), r"'frame_to_world' must be a rotation"),
+        (
+            lines({"images": ["a.png"], "instruction": "Place it.", "scene_id": "a\nb"}),
+            r":1: 'scene_id' 'a\\nb' holds a control",
+        ),
         (lines([GOOD]), r"schema .*:1: .* found list; .* must end in \.json"),
         (lines({**GOOD, "images": ["b.png"]}), r"image-missing .*:1: .*'b\.png' does not exist"),
         (lines({**GOOD, "image_size": [40, 30]}), r"image-size .*:1: .*40 x 40 .*says 40 x 30"),

@@ -193,6 +193,12 @@ def test_an_evaluation_whose_answers_stand_is_scored_again(evaluated):
     assert (evaluated / "summary.json").read_text() == before
 
 
+def test_scoring_its_lines_does_not_write_over_an_evaluation(evaluated):
+    flags = command("--predictions", evaluated / "predictions.jsonl", "--output", evaluated)
+    with pytest.raises(UserError, match="holds an evaluation with its controls"):
+        evaluate.main(flags)
+
+
 def test_a_recording_has_every_scene(evaluated, records, tmp_path):
     """Read back by Rerun's own tool."""
     run = json.loads((evaluated / "summary.json").read_text())["checkpoint"]
@@ -220,6 +226,14 @@ def test_predictions_can_be_written_like_roomplan(run, records, tmp_path):
     parsed = predict.parser().parse_args([str(f) for f in [*flags, "--output", tmp_path / "rooms"]])
     parsed.overrides = []
     predict.main(parsed)
+    # Told before anything is answered.
+    (tmp_path / "file").write_text("")
+    parsed.output = tmp_path / "file"
+    with pytest.raises(UserError, match="file is a file; expected the name of a folder"):
+        predict.main(parsed)
+    parsed.output, parsed.format = tmp_path, "jsonl"
+    with pytest.raises(UserError, match="is a folder; expected the name of a file"):
+        predict.main(parsed)
     scenes = {record.scene_id for record in RecordFile(records)}
     found = {path.stem: read_roomplan(path) for path in (tmp_path / "rooms").glob("*.json")}
     assert found.keys() == scenes
@@ -242,6 +256,10 @@ def test_an_action_can_be_asked_for(run, records, tmp_path, capsys):
         known = parse_record({k: v for k, v in entry.items() if more or k != "geom_token"}, "")
         assert json.loads(metres) == action_fields(known, said, None)["predicted_action"]
         assert language.parse(said)["scene"] == record.scene_id
+    views = entry["geom_token"] | {"R": [[0] * 9] * len(record.images)}
+    (tmp_path / "views.json").write_text(json.dumps(entry | {"geom_token": views}))
+    with pytest.raises(UserError, match=r"geom_token\.R holds what is no rotation"):
+        ask.main(parsed)
     parsed.question = "What is there?"
     with pytest.raises(UserError, match="--question asks for an answer and --instruction for an"):
         ask.main(parsed)

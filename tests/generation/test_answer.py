@@ -138,6 +138,9 @@ def test_images_that_vanish_stop_it_or_leave_their_questions_out(answerer, colou
     assert sorted(found) == list(range(len(groups)))
     assert found[2].text is None and "gone.png" in found[2].lost
     assert found[3].text == list(tiny.COLOURS)[3]
+    # A single answer has nothing to go on with.
+    with pytest.raises(UserError, match=r"gone\.png"):
+        list(stream(dataclasses.replace(answerer, config=config), gone))
 
 
 def test_a_workdir_means_its_newest_complete_update(finished_run, tmp_path):

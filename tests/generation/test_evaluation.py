@@ -163,6 +163,15 @@ def test_questions_whose_images_are_lost_are_left_out_of_every_way(
     assert asked[0] == asked[1] == asked[2] and 2 not in asked[0]
     # Its own question, and the one that was to be shown its images.
     assert (summary["lost"], summary["count"]) == (2, 4) and summary["cut"] == 0
+    assert summary["headline"].endswith("(2 lost: their images cannot be read)")
+    monkeypatch.setattr(answer, "_read", lambda *_: LostImage("gone.png cannot be read"))
+    nothing = tmp_path / "nothing"
+    with pytest.raises(UserError, match=r"images of all 6 cannot be read.*asks again"):
+        evaluate.main(command(finished_run, nothing))
+    monkeypatch.setattr(answer, "_read", read)
+    for folder in (tmp_path, nothing):
+        evaluate.main(command(finished_run, folder))
+        assert json.loads((folder / "summary.json").read_text())["count"] == 6
 
 
 def test_answers_that_are_gone_are_missed(finished_run, tmp_path, monkeypatch):
@@ -216,7 +225,7 @@ def test_journals_keep_whole_lines_in_order(tmp_path_factory, indices, cut, coun
     # Cut anywhere, the lines before stay, and what is written again follows them.
     data = paths[0].read_bytes()
     paths[0].write_bytes(data[: max(len(data) - cut, 0)])
-    kept = [index for index, _, _ in places(paths[0])]
+    kept = [at.index for at in places(paths[0])]
     assert kept == indices[0::count][: len(kept)]
     with Journal(paths[0]) as journal:
         for index in set(indices[0::count]) - set(kept):

@@ -10,6 +10,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
 from jaxvlm import entry, evaluate
+from jaxvlm.data.actions import language
 from jaxvlm.data.official import questions_of
 from jaxvlm.errors import UserError
 from jaxvlm.metrics import captions, tasks
@@ -177,6 +178,10 @@ def test_other_questions_are_named(tmp_path):
         ('{"prediction": "x", "references": "y"}', "a.jsonl:1: expected 'references', a list"),
         ('{"prediction": "x", "reference": 3}', "'reference', a text or an action"),
         ('{"prediction": "x", "reference": "y", "task": 3}', "'task' should be a text, is 3"),
+        ('{"prediction": "x", "reference": {"action": []}}', "should be the name of an action"),
+        ('{"prediction": "", "reference": {}, "predicted_action": 1}', "'predicted_action' should"),
+        ('{"prediction": "x", "reference": "x", "n": NaN}', "a.jsonl:1: no JSON (NaN is no"),
+        ('{"prediction": ' + "[" * 100_000, "a.jsonl:1: no JSON"),
     ],
 )
 def test_a_line_that_is_none_is_named(tmp_path, text, message):
@@ -185,6 +190,47 @@ def test_a_line_that_is_none_is_named(tmp_path, text, message):
     with pytest.raises(UserError) as error:
         list(read_lines(path))
     assert message in str(error.value)
+
+
+def test_answers_without_a_latin_letter_are_scored(tmp_path):
+    """Nothing is left of them when they are cleaned, nor of half a character."""
+    texts = ["你好", "???", "\\ud800"]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"prediction": "{t}", "reference": "{t}"}}\n' for t in texts))
+    found = score_file(path, tmp_path / "o", "plain")
+    assert (found["exact_match"], found["cider"], found["count"]) == (1, 0, 3)
+
+
+def test_a_scored_file_is_scored_anew(tmp_path):
+    """Values that it has from before do not stay."""
+    action = {"action": "place_anchor", "scene": "s", "center": [0, 1, 2], "normal": [0, 1, 0],
+              "extent": [1, 1, 1]}  # fmt: skip
+    line = {"reference": action, "center_error": 9.0, "iou": 1.0, "em": True, "mine": 4}
+    write(tmp_path / "a", [{**line, "prediction": "nothing"}])
+    score_file(tmp_path / "a", tmp_path / "o", "plain")
+    scored = json.loads((tmp_path / "o" / "scored.jsonl").read_text())
+    assert "center_error" not in scored and scored["iou"] == 0 and scored["mine"] == 4
+
+
+def test_actions_of_records_are_scored_as_actions(tmp_path):
+    """In metres, or in the very text that is learnt."""
+    action = {"action": "place_anchor", "scene": "s", "center": [0, 1, 2], "normal": [0, 1, 0],
+              "extent": [1, 1, 1]}  # fmt: skip
+    record = {"images": ["a"], "instruction": "Place it.", "scene_id": "s", "action_json": action}
+    records = write(tmp_path / "records.jsonl", [record | {"question_id": q} for q in "ab"])
+    learnt = language.write(action)
+    lines = [
+        {"question_id": "a", "prediction": json.dumps(action)},
+        {"question_id": "b", "prediction": learnt, "predicted_action": language.parse(learnt)},
+    ]
+    known = questions_of([str(records)])
+    found = score_file(write(tmp_path / "a", lines), tmp_path / "o", "plain", known)
+    assert (found["exact_match"], found["action_valid"], found["center_error"]) == (1, 1, 0)
+    nameless = write(tmp_path / "b", [{"prediction": "x"}])
+    with pytest.raises(UserError, match=r"b:1: no question_id, by which --data"):
+        score_file(nameless, tmp_path / "o", "plain", known)
+    with pytest.raises(UserError, match=r"records.jsonl:1: no question_id"):
+        questions_of([str(write(records, [record]))])
 
 
 def test_an_action_is_kept_as_it_was(tmp_path):
@@ -217,6 +263,10 @@ def test_a_task_gets_a_measure_of_its_own(tmp_path, monkeypatch, capsys):
     # An ordinary answer has no such value.
     lines[0]["prediction"] = "three"
     assert score_file(write(path, lines), tmp_path / "a", "plain")["off_by"] == 0
+    tasks.register("counting")(lambda line: {"share": float("inf")})
+    with pytest.raises(UserError, match=r"share is inf; give None where there is no value"):
+        score_file(path, tmp_path / "a", "plain")
+    tasks._measures["counting"].pop()
     tasks.register("counting")(lambda line: {"length": len(line["no such field"])})
     with pytest.raises(UserError, match=r"a.jsonl:1: the measure .* 'three': KeyError"):
         score_file(path, tmp_path / "a", "plain")
