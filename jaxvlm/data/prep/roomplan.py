@@ -17,7 +17,8 @@ from jaxvlm.data.prep.files import numbers_of, read_json
 from jaxvlm.errors import UserError
 
 # Metres: no wall is longer, no flat farther from where its scan began.
-_LARGEST, _FARTHEST = 50.0, 200.0
+# An action says lengths to 99.99 m; what is longer is in other units.
+_LARGEST, _FARTHEST = 100.0, 200.0
 _SURFACES = {"walls": "wall", "doors": "door", "windows": "window", "openings": "opening"}
 WORDS = {
     "washerDryer": "washing machine",
