@@ -78,18 +78,20 @@ def _rooms(config):
     config.init_from = "runs/demo"
     # Digits of a place not known teach nothing, and a centre a metre off projects to anywhere in a
     # view from inside the room: both drown what turns the small model's gaze.
-    config.loss.language = 0.1
-    config.loss.action_json, config.loss.geometry_consistency = 1.0, 0.05
+    config.loss.language = 0.05
+    config.loss.action_json, config.loss.geometry_consistency = 1.0, 0.02
     data = config.data
     for split in ("train", "val", "test"):
         data[split] = ({"path": f"runs/demo/rooms/actions_{split}.jsonl", "weight": 1.0},)
     # An action a row: 19 visual tokens, 26 of the instruction, 62 labels. Many rooms an update
     # teach sooner where things are than many actions a room.
     data.row_length, data.row_labels, data.questions_per_set = 128, 80, 1
-    config.train.rows_per_device = 32
-    config.optimizer.learning_rate.action = 1e-3
+    config.train.rows_per_device = 16
+    config.optimizer.learning_rate.action = 1.5e-3
     config.optimizer.warmup_ratio = 0.05
-    config.train.max_steps = 5000
+    # Where things are goes on being learnt as long as the rate stands.
+    config.optimizer.decay_ratio = 0.5
+    config.train.max_steps = 9000
     config.evaluation.max_new_tokens = 128
 
 
