@@ -78,7 +78,7 @@ def _rooms(config):
     config.init_from = "runs/demo"
     # Digits of a place not known teach nothing, and a centre a metre off projects to anywhere in a
     # view from inside the room: both drown what turns the small model's gaze.
-    config.loss.language = 0.05
+    config.loss.language = 0.25
     config.loss.action_json, config.loss.geometry_consistency = 1.0, 0.02
     data = config.data
     for split in ("train", "val", "test"):
@@ -91,7 +91,8 @@ def _rooms(config):
     config.optimizer.warmup_ratio = 0.05
     # Where things are goes on being learnt as long as the rate stands.
     config.optimizer.decay_ratio = 0.5
-    config.train.max_steps = 9000
+    config.train.max_steps = 10_000
+    config.train.eval_every, config.train.best_by = 1000, "loss"
     config.evaluation.max_new_tokens = 128
 
 
