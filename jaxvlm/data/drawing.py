@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from jaxvlm.data.boxes import Box
 from jaxvlm.data.frames import upright
 from jaxvlm.data.record import Record
-from jaxvlm.data.top_view import Outline, Viewpoint
+from jaxvlm.data.top_view import Outline, Viewpoint, font
 
 _EDGES = [(a, b) for a, b in itertools.combinations(range(8), 2) if (a ^ b).bit_count() == 1]
 # Metres in front of a camera from which an edge is drawn.
@@ -24,6 +24,7 @@ def draw_box(
     box: Box,
     colour: str,
     size: tuple[int, int],
+    name: str = "",
 ) -> None:
     """Draws a box, in the record's frame turned to z up, into one of its views.
 
@@ -34,6 +35,7 @@ def draw_box(
       box: what is drawn.
       colour: of its edges.
       size: of the image file, which the intrinsics are of where the record has no `image_size`.
+      name: is written in its middle.
     """
     poses = record.poses()
     if poses is None or "K" not in record.geometry:
@@ -50,6 +52,11 @@ def draw_box(
             pixels = [tuple((k @ end)[:2] / end[2] * scale) for end in ends]
             if np.abs(pixels).max() < 1e5:
                 pen.line(pixels, fill=colour, width=2)
+    middle = (box.centre - position) @ rotation
+    if name and middle[2] > _NEAR:
+        at = tuple((k @ middle)[:2] / middle[2] * scale)
+        style = {"anchor": "mm", "font": font(16), "stroke_width": 2, "stroke_fill": "#ffffff"}
+        pen.text(at, name, fill=colour, **style)
 
 
 def _clipped(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

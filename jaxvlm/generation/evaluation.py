@@ -355,6 +355,7 @@ class Evaluation:
         lines = functools.partial(read_lines, self.output / predictions_name(_OWN))
         own = summaries.pop(_OWN)
         if self.task == ACTIONS:
+            say("measuring the training records' boxes, for the baselines")
             found = {} if training is None else baselines(training, self._all())
             summary = with_comparisons(own, summaries, found)
         else:

@@ -70,8 +70,9 @@ def _scene(asked: Sequence[Mapping], record: Record) -> str:
     def draw(view: int) -> Callable[[Image.Image, tuple[int, int]], None]:
         def on(image: Image.Image, size: tuple[int, int]) -> None:
             for boxes, colour in ((true, TRUE), (found, PREDICTED)):
-                for box in filter(None, boxes):
-                    draw_box(image, record, view, box, colour, size)
+                for number, box in enumerate(boxes, 1):
+                    if box is not None:
+                        draw_box(image, record, view, box, colour, size, str(number))
 
         return on
 

@@ -63,6 +63,9 @@ def with_comparisons(
 def _headline(summary: Mapping, controls: Mapping, baselines: Mapping) -> str:
     key = "center_error_median"
     parts = [f"valid {percent(summary['action_valid'])}"]
+    if key not in summary:
+        # Actions without a box are the same or not.
+        return ", ".join([*parts, f"the same {percent(summary['exact_match'])}"])
     parts.append(f"centre off by {_shown(summary.get(key), 'm')} (median)")
     run = {name.replace("_", " "): each for name, each in controls.items() if each is not None}
     parts += [f"{name} {_shown(each[key], 'm')}" for name, each in run.items()]

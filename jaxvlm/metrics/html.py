@@ -88,7 +88,7 @@ def histogram(title: str, values: Sequence[float | None], unit: str) -> str:
 def picture(path: str, draw: Callable[[Image.Image, tuple[int, int]], None] | None = None) -> str:
     """The image as a data URL, no larger than it is shown; nothing for one that cannot be read.
 
-    `draw` may draw on it, and is told the size of the file's.
+    `draw` may draw on it, and is told the size of the file's; a small image is enlarged for that.
     """
     buffer = io.BytesIO()
     try:
@@ -97,6 +97,8 @@ def picture(path: str, draw: Callable[[Image.Image, tuple[int, int]], None] | No
             size = image.size
             image.thumbnail((2 * SIDE, 2 * SIDE))
             if draw is not None:
+                scale = 2 * SIDE / max(image.size)
+                image = image.resize([round(side * scale) for side in image.size])
                 draw(image, size)
             image.save(buffer, "JPEG", quality=85)
     except (OSError, ValueError, Image.DecompressionBombError):

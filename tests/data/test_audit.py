@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from scans import SCRIPTS, read_lines, run_script
 
+from jaxvlm.data.actions import language
+from jaxvlm.data.actions.fields import TEXTS
 from jaxvlm.data.audit.checks import CHECKS, other_scene
 from jaxvlm.data.audit.files import audit_file, check_shared_scenes
 from jaxvlm.data.audit.mend import mend
@@ -340,3 +342,19 @@ def test_a_good_record_stays_where_the_equal_one_before_it_is_bad(folder):
         4: "duplicate-row",
     }
     assert len(load_sources([{"path": str(path)}], [str(folder)], "skip")[0].records) == 1
+
+
+def test_an_action_that_is_registered_later_is_no_longer_refused(tmp_path, monkeypatch):
+    """What is kept of a file depends on what is an action; without it, it is refused again."""
+    monkeypatch.setenv("JAXVLM_CACHE", str(tmp_path / "cache"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    action = {"action": "list_objects", "scene": "s", "names": ["bed"]}
+    record = {"images": ["a.png"], "instruction": "List.", "scene_id": "s", "action_json": action}
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    ((check, message),) = verdict(RecordFile(path), []).bad.values()
+    assert check == "action-fields" and "registered in the configuration file" in message
+    monkeypatch.setitem(language.ACTIONS, "list_objects", language.Schema({"names": TEXTS}))
+    assert verdict(RecordFile(path), []).bad == {}
+    monkeypatch.delitem(language.ACTIONS, "list_objects")
+    assert len(verdict(RecordFile(path), []).bad) == 1

@@ -63,7 +63,10 @@ def problem(action: Mapping, anywhere: bool = False) -> str | None:
     if not isinstance(name, str):
         return "action_json needs a text 'action' such as \"place_anchor\""
     if name not in ACTIONS:
-        return f"action_json.action {name!r} is unknown{_instead(name, ACTIONS)}"
+        return (
+            f"action_json.action {name!r} is unknown{_instead(name, ACTIONS)} (one of your own is "
+            "registered in the configuration file)"
+        )
     schema = ACTIONS[name]
     known = schema.known()
     missing = [field for field in ("scene", *schema.fields) if action.get(field) in (None, "")]

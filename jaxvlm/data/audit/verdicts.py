@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Self
 
 from jaxvlm.console import progress, say
+from jaxvlm.data.actions import language
 from jaxvlm.data.audit.files import audit_file
 from jaxvlm.data.audit.images import stamp
 from jaxvlm.data.records import RecordFile
 from jaxvlm.files import cache_folder, write_text
 
 # Raised whenever a check changes.
-VERSION = 3
+VERSION = 4
 _READERS = 16
 
 
@@ -50,6 +51,8 @@ def verdict(file: RecordFile, image_roots: Sequence[str]) -> Verdict:
     with file.path.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     place = (VERSION, sha256, str(file.path), str(file.path.resolve()), *map(str, image_roots))
+    # What is an action depends on those that are registered.
+    place = (*place, repr(language.ACTIONS))
     key = hashlib.sha256(repr((place, str(Path.cwd()))).encode()).hexdigest()
     path = cache_folder() / "audit" / f"{key}.json"
     known = _read(path, sha256)
