@@ -28,9 +28,9 @@ def main(flags: argparse.Namespace) -> None:
         if not Path(image).is_file():
             raise UserError(f"--images: {image!r} is not a file")
     fields = {"images": flags.images, "situation": flags.situation, **_geometry(flags.geometry)}
-    if flags.instruction is not None:
-        fields["scene_id"] = flags.scene
     kind, asked = _asked(flags)
+    if kind == "instruction":
+        fields["scene_id"] = flags.scene
     record = parse_record({**fields, kind: asked or "?"}, f"--{kind} and --geometry")
     poses = record.poses()
     if poses is not None and not is_rotation(poses[0]):
@@ -60,6 +60,8 @@ def _asked(flags: argparse.Namespace) -> tuple[str, str | None]:
     """The record's field that asks, and what is asked; None if that is typed."""
     if flags.instruction is None:
         return "question", flags.question
+    if not flags.scene:
+        raise UserError("--instruction needs --scene, named like those of the training's records")
     if flags.question is not None:
         raise UserError("--question asks for an answer and --instruction for an action: give one")
     return "instruction", flags.instruction
@@ -103,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--images", required=True, nargs="+", help="views of one scene, in order")
     flags.add_argument("--question", help="without it, questions are read from the terminal")
     flags.add_argument("--instruction", help="asks for an action, e.g. an anchor at an object")
-    flags.add_argument("--scene", default="scene", help="of the action (default: %(default)s)")
+    flags.add_argument("--scene", help="of --instruction: the name that its action has")
     flags.add_argument("--situation", default="", help="where the asker stands")
     flags.add_argument(
         "--geometry",

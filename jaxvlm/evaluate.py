@@ -18,7 +18,14 @@ from jaxvlm.console import print_table
 from jaxvlm.data.official import as_records, questions_of
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
-from jaxvlm.metrics.action_summary import category_table, comparison_table, figure_rows
+from jaxvlm.metrics.action_summary import (
+    action_difference_rows,
+    action_verdict,
+    category_table,
+    comparison_table,
+    figure_rows,
+    headline,
+)
 from jaxvlm.metrics.captions import TOKENIZERS, check_tokenizer
 from jaxvlm.metrics.compare import compare
 from jaxvlm.metrics.files import SCORED, SUMMARY, score_file
@@ -67,9 +74,15 @@ def _score(flags: argparse.Namespace) -> None:
         output = output.with_name(f"{output.name}_scores")
     known = questions_of(flags.data) if flags.data else None
     summary = score_file(flags.predictions, output, flags.tokenizer, known)
-    print(f"EM {percent(summary['em'])} of {summary['count']:,} questions")
-    print_table(str(flags.predictions), *table(summary))
-    print_table("All figures", ("figure", "value", "95% interval"), sentence_rows(summary))
+    if "action_valid" in summary:
+        print(f"{headline(summary, {}, {})}, of {summary['count']:,} actions")
+        print_table("By category", *category_table(summary))
+        rows = figure_rows(summary)
+    else:
+        print(f"EM {percent(summary['em'])} of {summary['count']:,} questions")
+        print_table(str(flags.predictions), *table(summary))
+        rows = sentence_rows(summary)
+    print_table("All figures", ("figure", "value", "95% interval"), rows)
     print(f"every line: {output / SCORED}")
 
 
@@ -78,8 +91,12 @@ def _compare(flags: argparse.Namespace) -> None:
     for name, path in zip(("first ", "second"), flags.compare, strict=True):
         print(f"{name}: {path}")
     columns = ("figure", "first", "second", "second - first", "95% interval")
-    print_table(f"{found['count']:,} questions", columns, difference_rows(found))
-    print(verdict(found))
+    if "center_error" in found["figures"]:
+        print_table(f"{found['count']:,} actions", columns, action_difference_rows(found))
+        print(action_verdict(found))
+    else:
+        print_table(f"{found['count']:,} questions", columns, difference_rows(found))
+        print(verdict(found))
     if flags.output:
         try:
             flags.output.mkdir(parents=True, exist_ok=True)

@@ -81,13 +81,13 @@ def _exists(folder: Path) -> bool:
     return bool(glob.glob(str(folder))) if glob.has_magic(str(folder)) else folder.exists()
 
 
-def write_records(path: Path, entries: Iterable[dict | Record]) -> int:
+def write_records(path: Path | str, entries: Iterable[dict | Record]) -> int:
     """Writes records, whole or not at all; returns how many.
 
     A `.json` file gets a list with one record a line, any other one record a line.
     """
     count = 0
-    with record_writer(path) as write:
+    with record_writer(Path(path)) as write:
         for entry in entries:
             write(entry)
             count += 1

@@ -6,6 +6,7 @@ from html import escape
 
 from PIL import Image
 
+from jaxvlm.data.actions.fields import POINT
 from jaxvlm.data.boxes import action_box
 from jaxvlm.data.drawing import box_outline, draw_box, viewpoints
 from jaxvlm.data.record import Record
@@ -58,7 +59,8 @@ def page(
         f"<h2>Scenes</h2><p class=note>{len(shown):,} image sets, of each at most {_VIEWS} views. "
         f'<span style="color:{TRUE}">True</span> and '
         f'<span style="color:{PREDICTED}">predicted</span> boxes, with the same numbers from '
-        "above and below; cameras are numbered like their pictures, from 0.</p>",
+        "above, in the views and below, and a line to their front; cameras are numbered like their "
+        "pictures, from 0.</p>",
         *(_scene(asked, record(asked[0])) for asked in shown.values()),
     )
 
@@ -82,6 +84,7 @@ def _scene(asked: Sequence[Mapping], record: Record) -> str:
     )
     rows = "".join(
         f"<tr><td>{number}</td><td>{escape(line['question'])}</td>"
+        f"<td>{_centre(line['reference'])}</td><td>{_centre(line['predicted_action'])}</td>"
         f"<td>{escape(line['prediction'])}</td><td>{_off(line)}</td></tr>"
         for number, line in enumerate(asked, 1)
     )
@@ -89,14 +92,20 @@ def _scene(asked: Sequence[Mapping], record: Record) -> str:
     return (
         f'<div class="room"><h3>{escape(record.scene_id)}{drawn}</h3>'
         f'<img alt="from above" src="{_plan(record, true, found)}">{pictures}'
-        "<table class=qa><tr><th></th><th>instruction</th><th>answer</th><th>centre off by</th>"
-        f"</tr>{rows}</table></div>"
+        "<table class=qa><tr><th></th><th>instruction</th><th>true centre, m</th>"
+        "<th>predicted, m</th><th>answer (first camera, cm)</th><th>centre off by</th></tr>"
+        f"{rows}</table></div>"
     )
 
 
 def _off(line: Mapping) -> str:
     error = line.get("center_error")
-    return "no action" if error is None else f"{error:.2f} m"
+    return "no box" if error is None else f"{error:.2f} m"
+
+
+def _centre(action: Mapping | None) -> str:
+    centre = (action or {}).get("center")
+    return "-" if POINT.malformed(centre) else ", ".join(f"{value:.2f}" for value in centre)
 
 
 def _plan(record: Record, true: Sequence, found: Sequence) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from jaxvlm.metrics.baselines import BASELINES
-from jaxvlm.metrics.summary import CONTROLS, percent
+from jaxvlm.metrics.summary import CONTROLS, better, percent
 
 ACTION_CONTROLS = {name: CONTROLS[name] for name in ("no_image", "other_images")} | {
     "no_geometry": "the same pictures without what tells where their cameras stood"
@@ -56,11 +56,12 @@ def with_comparisons(
         for name in ACTION_CONTROLS
     }
     baselines = {name: found.get(name) for name in BASELINES}
-    return {"headline": _headline(summary, controls, baselines), **summary, "controls": controls,
+    return {"headline": headline(summary, controls, baselines), **summary, "controls": controls,
             "baselines": baselines}  # fmt: skip
 
 
-def _headline(summary: Mapping, controls: Mapping, baselines: Mapping) -> str:
+def headline(summary: Mapping, controls: Mapping, baselines: Mapping) -> str:
+    """The summary in a line."""
     key = "center_error_median"
     parts = [f"valid {percent(summary['action_valid'])}"]
     if key not in summary:
@@ -109,6 +110,25 @@ def comparison_table(summary: Mapping) -> tuple[tuple[str, ...], list[tuple[str,
 def figure_rows(summary: Mapping) -> list[tuple[str, str, str]]:
     """Every figure of all actions with its interval; medians have none."""
     return list(_rows(summary))
+
+
+def action_difference_rows(found: Mapping) -> list[tuple[str, ...]]:
+    """Rows of a comparison of actions: each figure of both, the difference and its interval."""
+    rows = []
+    for name, (text, unit) in _FIGURES.items():
+        each = found["figures"].get(name)
+        if each is not None:
+            ends = each["interval"]
+            spread = "-" if ends is None else " to ".join(_shown(end, unit) for end in ends)
+            values = (_shown(each[which], unit) for which in ("first", "second", "difference"))
+            rows.append((text, *values, spread))
+    return rows
+
+
+def action_verdict(found: Mapping) -> str:
+    """What a comparison says of the centres, in a sentence."""
+    off = found["figures"]["center_error"]
+    return better(f"centre: {{}} by {_shown(abs(off['difference']), 'm')}", off, more=False)
 
 
 def _rows(summary: Mapping) -> Iterator[tuple[str, str, str]]:

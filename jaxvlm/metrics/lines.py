@@ -81,6 +81,8 @@ def _line(text: str, origin: str, known: Mapping[str, Mapping] | None, strict: b
         raise UserError(
             f"{origin}: the line has no 'prediction'; has {', '.join(line) or 'nothing'}"
         )
+    if isinstance(line["prediction"], dict):
+        line["prediction"] = json.dumps(line["prediction"])
     if not isinstance(line["prediction"], str):
         raise UserError(
             f"{origin}: 'prediction' should be a text, is {json.dumps(line['prediction'])}"

@@ -159,15 +159,25 @@ def difference_rows(found: Mapping) -> list[tuple[str, ...]]:
 def verdict(found: Mapping) -> str:
     """What a comparison says of EM, in a sentence."""
     em = found["figures"]["em"]
-    if not em["difference"]:
-        return "EM: both alike"
-    better = "second" if em["difference"] > 0 else "first"
-    size, interval = _shown("em", abs(em["difference"])), em["interval"]
-    if interval is None:
-        return f"EM: the {better} is better by {size} (one scene tells nothing about others)"
-    sure = interval[0] > 0 or interval[1] < 0
-    chance = "" if sure else "; it may be chance, for the 95% interval has 0 in it"
-    return f"EM: the {better} is better by {size}{chance}"
+    return better(f"EM: {{}} by {_shown('em', abs(em['difference']))}", em, more=True)
+
+
+def better(text: str, compared: Mapping, more: bool) -> str:
+    """Which of two is better in a figure, in a sentence.
+
+    Args:
+      text: has a place `{}` for which is better.
+      compared: of `differences`.
+      more: more is better.
+    """
+    if not compared["difference"]:
+        return f"{text.split(':')[0]}: both alike"
+    second = (compared["difference"] > 0) == more
+    said = text.format(f"the {'second' if second else 'first'} is better")
+    if compared["interval"] is None:
+        return f"{said} (one scene tells nothing about others)"
+    sure = compared["interval"][0] > 0 or compared["interval"][1] < 0
+    return said if sure else f"{said}; it may be chance, for the 95% interval has 0 in it"
 
 
 def percent(value: float | None) -> str:

@@ -45,6 +45,8 @@ def find_checkpoint(path: Path, asked_by: str = _FLAG) -> Path:
         return folder / str(best)
     complete = [step for step in steps_in(folder) if (folder / str(step) / "params").is_dir()]
     if not complete:
+        if not path.exists():
+            raise UserError(f"{asked_by} {path} does not exist; give the --workdir of a run")
         raise UserError(
             f"{asked_by} {path} holds no checkpoint; give the --workdir of a run, or one of its "
             "checkpoints/<update> folders"

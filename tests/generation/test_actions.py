@@ -193,6 +193,23 @@ def test_an_evaluation_whose_answers_stand_is_scored_again(evaluated):
     assert (evaluated / "summary.json").read_text() == before
 
 
+def test_its_lines_are_scored_and_compared_as_actions(evaluated, records, tmp_path, capsys):
+    """In metres, as objects of JSON; less is better."""
+    lines = read(evaluated / "predictions.jsonl")
+    right = tmp_path / "right.jsonl"
+    kept = ("question_id", "scene_id", "question", "reference", "references", "task", "kind", "up")
+    entries = [
+        {**{name: line[name] for name in kept if name in line}, "prediction": line["reference"]}
+        for line in lines
+    ]
+    right.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    evaluate.main(command("--predictions", right, "--output", tmp_path / "o"))
+    assert "valid 100.0%, centre off by 0.00 m (median)" in capsys.readouterr().out
+    evaluate.main(command("--compare", evaluated / "predictions.jsonl", right))
+    said = capsys.readouterr().out
+    assert "centre: the second is better by" in said and "CIDEr" not in said
+
+
 def test_scoring_its_lines_does_not_write_over_an_evaluation(evaluated):
     flags = command("--predictions", evaluated / "predictions.jsonl", "--output", evaluated)
     with pytest.raises(UserError, match="holds an evaluation with its controls"):
@@ -260,7 +277,10 @@ def test_an_action_can_be_asked_for(run, records, tmp_path, capsys):
     (tmp_path / "views.json").write_text(json.dumps(entry | {"geom_token": views}))
     with pytest.raises(UserError, match=r"geom_token\.R holds what is no rotation"):
         ask.main(parsed)
-    parsed.question = "What is there?"
+    parsed.scene = None
+    with pytest.raises(UserError, match="--instruction needs --scene"):
+        ask.main(parsed)
+    parsed.scene, parsed.question = record.scene_id, "What is there?"
     with pytest.raises(UserError, match="--question asks for an answer and --instruction for an"):
         ask.main(parsed)
 
