@@ -154,7 +154,7 @@ def test_a_part_that_the_other_lacks_begins_anew(records, weights, tmp_path, cap
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"init_from": "nowhere"}, "init_from .*nowhere holds no checkpoint"),
+        ({"init_from": "nowhere"}, "init_from .*nowhere does not exist"),
         (
             {"model__language__num_heads": 4, "model__projector__ffn_dim": 64},
             "sizes: --config.model.projector.ffn_dim=32 --config.model.language.num_heads=2",

@@ -1,5 +1,9 @@
 """Schedule, clipping, weight decay and learning rates, each by itself."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -200,3 +204,39 @@ def test_kernels_alone_go_by_muon():
         kept = [leaf for leaf in jax.tree.leaves(states[path]) if leaf.shape == (5, 3)]
         assert len(kept) == expected == moments(path, config)
         assert moments(path, settings()) == 2
+
+
+SPLIT = """
+import jax, jax.numpy as jnp, numpy as np
+from ml_collections import ConfigDict
+from jaxvlm.training.mesh import make_mesh
+from jaxvlm.training.optimizer import make_optimizer
+from jaxvlm.training.parameters import Group
+from jaxvlm.training.state import new_state
+from jax.sharding import NamedSharding, PartitionSpec
+path, values = "language/kernel", np.random.default_rng(0).normal(size=(2, 64, 32))
+values = values.astype(np.float32)
+optimizer = make_optimizer({path: Group("language", True)}, ConfigDict(SETTINGS), 100)
+ends = []
+mesh = make_mesh(1, 4)
+for axis in (None, "fsdp"):
+    placed = NamedSharding(mesh, PartitionSpec(None, axis, None))
+    params = {path: jax.device_put(jnp.ones(values.shape), placed)}
+    states = new_state(params, optimizer, mesh).optimizer
+    kept = [leaf for leaf in jax.tree.leaves(states) if leaf.shape == values.shape]
+    assert len(kept) == 1 and kept[0].sharding == placed
+    for step in range(3):
+        gradients = {path: jax.device_put(values, placed)}
+        args = gradients, states, params, jnp.int32(step), jnp.float32(1), jnp.bool(True)
+        params, states = jax.jit(optimizer.update)(*args)
+    ends.append(np.asarray(params[path]))
+np.testing.assert_allclose(ends[0], ends[1], rtol=1e-4)
+assert np.abs(ends[0] - 1).max() > 1e-3
+"""
+
+
+def test_muon_of_a_split_kernel_is_that_of_a_whole_one():
+    """Its momentum lies where the kernel lies."""
+    program = SPLIT.replace("SETTINGS", repr(settings(kernels="muon").to_dict()))
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=300)
