@@ -55,7 +55,7 @@ def get_config(argument: str = ""):
     data.questions_per_set = 6
     data.num_workers = 0
 
-    # Seven points of exact match more than AdamW in the same time.
+    # Seven points of exact match more than AdamW, after fewer updates at as many a second.
     config.optimizer.kernels = "muon"
     for part in ("language", "projector", "geometry"):
         config.optimizer.learning_rate[part] = 1.5e-3

@@ -137,12 +137,14 @@ def test_an_update_that_is_not_good_changes_nothing(offload):
         np.testing.assert_array_equal(one, other)
 
 
-def test_moments_on_the_host_make_the_same_updates():
-    gradients = {path: jnp.arange(3.0) - 1 for path in GROUPS}
+@pytest.mark.parametrize("kernels", ["adamw", "muon"])
+def test_moments_on_the_host_make_the_same_updates(kernels):
+    gradients = {path: jnp.arange(12.0).reshape(4, 3) - 1 for path in GROUPS}
     ends = {}
     for offload in ("device", "host"):
-        optimizer = make_optimizer(GROUPS, settings(offload=offload, weight_decay=0.1), 100)
-        params = {path: jnp.full(3, 2.0) for path in GROUPS}
+        config = settings(kernels=kernels, offload=offload, weight_decay=0.1)
+        optimizer = make_optimizer(GROUPS, config, 100)
+        params = {path: jnp.full((4, 3), 2.0) for path in GROUPS}
         states = new_state(params, optimizer, make_mesh(1, -1)).optimizer
         for step in range(5):
             args = (gradients, states, params, jnp.int32(step), jnp.float32(2.0), jnp.bool(True))
