@@ -28,7 +28,7 @@ from jaxvlm.metrics.action_summary import (
 )
 from jaxvlm.metrics.captions import TOKENIZERS, check_tokenizer
 from jaxvlm.metrics.compare import compare
-from jaxvlm.metrics.files import SCORED, SUMMARY, score_file
+from jaxvlm.metrics.files import PREDICTIONS, REPORT, SCORED, SUMMARY, score_file
 from jaxvlm.metrics.lines import read_lines
 from jaxvlm.metrics.rerun_file import write_rerun
 from jaxvlm.metrics.summary import (
@@ -41,8 +41,6 @@ from jaxvlm.metrics.summary import (
 from jaxvlm.metrics.tasks import read_measures
 from jaxvlm.shares import Share, add_shard
 from jaxvlm.workdir import open_workdir
-
-PREDICTIONS, REPORT = "predictions.jsonl", "report.html"
 
 
 def main(flags: argparse.Namespace) -> None:
@@ -116,7 +114,9 @@ def _evaluate(flags: argparse.Namespace) -> None:
     share = _share(flags)
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.data.sources import Joined, known_records, load_sources
-    from jaxvlm.generation.evaluation import ACTIONS, ANSWERS, Evaluation, of_task
+    from jaxvlm.generation.evaluation import Evaluation
+    from jaxvlm.generation.finish import finish
+    from jaxvlm.generation.ways import ACTIONS, ANSWERS, Ways, of_task
     from jaxvlm.generation.weights import choose
 
     chosen = choose(flags.checkpoint, flags.config, flags.overrides)
@@ -156,20 +156,19 @@ def _evaluate(flags: argparse.Namespace) -> None:
         print(f"{output}: up to date")
     else:
         count = len(records) if flags.limit is None else min(flags.limit, len(records))
-        made = Evaluation(
-            records, task, count, flags.controls, config.seed, output, share, json.dumps(lines)
-        )
+        ways = Ways(records, task, count, flags.controls, config.seed)
+        made = Evaluation(ways, output, share, json.dumps(lines))
         # Two that answer the same questions would write the same lines.
         with open_workdir(made.folder, "--output"):
             # First: weights that do not fit leave what stands in the folder.
-            answerer = chosen.answerer(made.image_sets)
+            answerer = chosen.answerer(ways.image_sets)
             made.begin()
             made.answer(answerer)
             if share.index:
                 return
             made.wait(flags.join_seconds)
             known = Joined([source.records for source in training]) if training else None
-            summary = made.finish(title, flags.tokenizer, known, identity)
+            summary = finish(made, title, flags.tokenizer, known, identity)
     if flags.rerun:
         lines = read_lines(output / PREDICTIONS)
         write_rerun(flags.rerun, lines, lambda line: records[line["index"]], title)

@@ -309,7 +309,7 @@ def test_an_evaluation_that_breaks_off_leaves_no_old_summary(
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jaxvlm.generation.evaluation.page", full)
+    monkeypatch.setattr("jaxvlm.generation.finish.page", full)
     code, _, said = call(evaluate, *command, "--limit", "2")
     assert code == 2 and "the disk is full" in said
     assert not (tmp_path / "summary.json").exists()

@@ -68,13 +68,12 @@ def headline(summary: Mapping, controls: Mapping, baselines: Mapping) -> str:
         # Actions without a box are the same or not.
         return ", ".join([*parts, f"the same {percent(summary['exact_match'])}"])
     parts.append(f"centre off by {_shown(summary.get(key), 'm')} (median)")
-    run = {name.replace("_", " "): each for name, each in controls.items() if each is not None}
+    run = {_called(name): each for name, each in controls.items() if each is not None}
     parts += [f"{name} {_shown(each[key], 'm')}" for name, each in run.items()]
     known = {name: each[key] for name, each in baselines.items() if each is not None}
     if known:
         best = min(known, key=known.__getitem__)
-        name = best.replace("_", " ")
-        parts.append(f"best baseline {_shown(known[best], 'm')} ({name})")
+        parts.append(f"best baseline {_shown(known[best], 'm')} ({_called(best)})")
     return ", ".join(parts)
 
 
@@ -98,7 +97,7 @@ def comparison_table(summary: Mapping) -> tuple[tuple[str, ...], list[tuple[str,
     compared = {"the model": summary, **summary["controls"], **summary["baselines"]}
     rows = [
         (
-            name.replace("_", " "),
+            _called(name),
             *(_shown(figures.get(key), _FIGURES[key][1]) for key in _COMPARED),
         )
         for name, figures in compared.items()
@@ -142,8 +141,13 @@ def _rows(summary: Mapping) -> Iterator[tuple[str, str, str]]:
         for name, each in lead.items():
             ends = each["interval"]
             spread = "-" if ends is None else " to ".join(map(percent, ends))
-            text = f"{_FIGURES[name][0]}, above {way.replace('_', ' ')}"
+            text = f"{_FIGURES[name][0]}, above {_called(way)}"
             yield text, percent(each["difference"]), spread
+
+
+def _called(name: str) -> str:
+    """A control or baseline as tables name it; one that is told what is true says so."""
+    return "largest true object" if name == "largest_object" else name.replace("_", " ")
 
 
 def _shown(value: float | None, unit: str) -> str:

@@ -13,6 +13,7 @@ from jaxvlm.metrics.lines import check_ids, read_lines
 from jaxvlm.metrics.scoring import Scores, score, summarize, without_values
 
 SCORED, SUMMARY = "scored.jsonl", "summary.json"
+PREDICTIONS, REPORT = "predictions.jsonl", "report.html"
 
 
 def score_file(

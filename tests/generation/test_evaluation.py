@@ -13,6 +13,7 @@ from jaxvlm.errors import UserError
 from jaxvlm.generation import answer, evaluation
 from jaxvlm.generation.evaluation import Evaluation
 from jaxvlm.generation.journal import Journal, in_order, places
+from jaxvlm.generation.ways import Ways
 from jaxvlm.workdir import open_workdir
 
 FILES = ("predictions.jsonl", "predictions.no_image.jsonl", "predictions.other_images.jsonl")
@@ -176,17 +177,17 @@ def test_questions_whose_images_are_lost_are_left_out_of_every_way(
 
 def test_answers_that_are_gone_are_missed(finished_run, tmp_path, monkeypatch):
     """A file that loses lines while it is written is no shorter evaluation."""
-    finish = Evaluation.finish
+    answer_all = Evaluation.answer
 
-    def losing(made, *arguments):
+    def losing(made, answerer):
+        answer_all(made, answerer)
         path = tmp_path / "predictions.jsonl"
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
-        return finish(made, *arguments)
 
-    monkeypatch.setattr(Evaluation, "finish", losing)
+    monkeypatch.setattr(Evaluation, "answer", losing)
     with pytest.raises(UserError, match=r"holds 3 of 6 answers .*; were some removed\?"):
         evaluate.main(command(finished_run, tmp_path))
-    monkeypatch.setattr(Evaluation, "finish", finish)
+    monkeypatch.setattr(Evaluation, "answer", answer_all)
     evaluate.main(command(finished_run, tmp_path))
     assert [line["index"] for line in lines(tmp_path / "predictions.jsonl")] == list(range(6))
 
@@ -208,7 +209,8 @@ def test_two_at_once_are_refused(finished_run, tmp_path):
 
 def test_a_record_without_a_reference_is_named(tmp_path):
     record = type("R", (), {"answers": (), "origin": "test.jsonl:3"})()
-    made = Evaluation([record], "answers", 1, False, 0, tmp_path / "out", evaluate.Share(), "")
+    ways = Ways([record], "answers", 1, controls=False, seed=0)
+    made = Evaluation(ways, tmp_path / "out", evaluate.Share(), "")
     with pytest.raises(UserError, match=r"test\.jsonl:3: no answer to score against"):
         made.begin()
 
