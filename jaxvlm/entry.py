@@ -1,8 +1,10 @@
 """What every entry point shares: flags, overrides, and how errors are shown."""
 
 import argparse
+import difflib
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -50,7 +52,9 @@ def run(
     given = list(sys.argv[1:] if arguments is None else arguments)
     rest, overrides = split_overrides(given) if configured else (given, [])
     parser.allow_abbrev = False
-    namespace = parser.parse_args(rest)
+    namespace, unknown = parser.parse_known_args(rest)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_nearest(parser, unknown)}")
     namespace.overrides = overrides
     try:
         main(namespace)
@@ -77,6 +81,13 @@ def run(
             _exit(2)
         traceback.print_exc()
         _exit(1)
+
+
+def _nearest(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    """Which flag the first unknown one may have been meant for."""
+    flags = re.findall(r"--[\w-]+", parser.format_help())
+    close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _exit(code: int) -> None:

@@ -60,7 +60,7 @@ def test_an_interrupt_is_no_traceback():
 
 
 def test_flags_are_not_abbreviated_and_overrides_go_through():
-    assert "unrecognized" in run("--nam", "user").stderr
+    assert "unrecognized arguments: --nam user; did you mean --name?" in run("--nam", "user").stderr
     done = run("--config.seed=3", "--name", "fine", "--config.data.train", "a b.jsonl")
     assert done.returncode == 0
     assert done.stdout == "fine ['seed=3', 'data.train=a b.jsonl']\n"
