@@ -209,10 +209,11 @@ def default() -> ConfigDict:
             },
             # Weights of the losses; one of 0 is not computed (jaxvlm/training/loss.py).
             "loss": {
-                # Cross-entropy of the answers' tokens, and how much more a digit of an action
-                # counts than another token.
+                # Cross-entropy of the tokens of actions and answers; how much more than another
+                # token of an action one of its digits counts, and one of an answer.
                 "language": 1.0,
                 "digits": 1.0,
+                "answers": 1.0,
                 # Of the action head: its box in metres, and its centre in the images.
                 "action_json": 0.0,
                 "geometry_consistency": 0.0,

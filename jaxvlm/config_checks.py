@@ -22,6 +22,7 @@ _AT_LEAST = {
     "data.num_workers": 0,
     "loss.language": 0,
     "loss.digits": 0,
+    "loss.answers": 0,
     "loss.action_json": 0,
     "loss.geometry_consistency": 0,
     "train.max_steps": 1,

@@ -63,7 +63,8 @@ class RowBuilder:
       sources: the number of the source that each record is of.
       skip: leave samples out whose images cannot be read, instead of stopping.
       digits: the ids of digits, and
-      digit_weight: what one in an action counts, where another label counts 1.
+      digit_weight: what one in an action counts, where another label of it counts 1.
+      answer_weight: what a label of an answer counts.
       boxes: the batch has the arrays of actions, for the action head.
     """
 
@@ -78,6 +79,7 @@ class RowBuilder:
     skip: bool = False
     digits: Sequence[int] = ()
     digit_weight: float = 1.0
+    answer_weight: float = 1.0
     boxes: bool = False
 
     def batch(
@@ -152,9 +154,10 @@ class RowBuilder:
 
     def _weights(self, sample: Sample) -> Float[np.ndarray, "L"]:
         """What the labels of a sample count."""
+        if not sample.is_action:
+            return np.full(len(sample.answer), self.answer_weight, np.float32)
         weights = np.ones(len(sample.answer), np.float32)
-        if sample.is_action:
-            weights[np.isin(sample.answer, self.digits)] = self.digit_weight
+        weights[np.isin(sample.answer, self.digits)] = self.digit_weight
         return weights
 
     def _write_box(self, batch: dict, at: tuple[int, int], index: int, token, set_index, weights):

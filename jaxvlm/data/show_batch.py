@@ -67,7 +67,7 @@ class BatchView:
     def _row_lines(self, row: int) -> Iterator[str]:
         batch, groups = self._batch, self._groups[row]
         used, length = (batch["segment_ids"][row] > 0).sum(), batch["tokens"].shape[1]
-        labels = int(batch["label_weights"][row].sum())
+        labels = (batch["label_weights"][row] > 0).sum()
         yield ""
         yield (
             f"row {row}: {used:,} of {length:,} tokens ({used / length:.1%}), "

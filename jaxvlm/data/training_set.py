@@ -332,6 +332,7 @@ def _laid_out(
         data.on_bad_record == "skip",
         tokenizer.digits,
         config.loss.digits,
+        config.loss.answers,
         boxes=config.model.action.ffn_dim > 0,
     )
     return plan, builder

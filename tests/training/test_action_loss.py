@@ -202,6 +202,22 @@ def test_digits_may_count_more(made):
     np.testing.assert_array_equal(weights, batch["label_weights"] * np.where(digit, 3, 1))
 
 
+def test_answers_may_count_more_than_actions(made, tmp_path):
+    actions = made[0].data.train
+    questions = {"path": str(tiny.write_records(tmp_path)), "weight": 1.0}
+    config = made[0].copy_and_resolve_references()
+    config.data.train = (*actions, questions)
+    config.loss.answers = 25.0
+    check(config)
+    batch = training_rows(config, 8).batch(0, 8)
+    there = batch["label_weights"] > 0
+    counts = {
+        source: set(batch["label_weights"][there & (batch["label_sources"] == source)])
+        for source in (0, 1)
+    }
+    assert counts == {0: {1.0}, 1: {25.0}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
