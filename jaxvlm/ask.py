@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxvlm import entry
+from jaxvlm.console import say
 from jaxvlm.errors import UserError
 
 
@@ -20,7 +21,7 @@ def main(flags: argparse.Namespace) -> None:
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.data.frames import is_rotation
     from jaxvlm.data.record import parse_record
-    from jaxvlm.generation.answer import stream
+    from jaxvlm.generation.answer import Conversation
     from jaxvlm.generation.weights import choose
     from jaxvlm.metrics.action_lines import action_fields
 
@@ -42,11 +43,13 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError(
             f"--images: {len(flags.images)} views, but this run was trained with at most {most}"
         )
-    answerer = chosen.answerer(lambda: {tuple(flags.images)})
+    if record.is_action and not chosen.config.model.action.ffn_dim:
+        say("warning: this run has no action head; it may never have learnt actions", warns=True)
+    about = Conversation(chosen.answerer(lambda: {tuple(flags.images)}), record)
     for text in _typed() if asked is None else [asked]:
         shown = ""
         record = parse_record({**fields, kind: text}, "--images")
-        for answer in stream(answerer, record):
+        for answer in about.stream(record):
             # A character may take several tokens.
             if answer.startswith(shown) and not answer.endswith("\ufffd"):
                 print(answer[len(shown) :], end="", flush=True)

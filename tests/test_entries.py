@@ -339,3 +339,12 @@ def test_ask_takes_geometry(call, refused, finished_run, records, tmp_path):
     assert "geom_token.t has shape" in refused(ask, *command, "--geometry", file)
     file.write_text("[]")
     assert "with 'geom_token'" in refused(ask, *command, "--geometry", file)
+
+
+def test_ask_warns_that_a_run_may_not_have_learnt_actions(call, finished_run, records):
+    first = json.loads(records.read_text().splitlines()[0])
+    images = [records.parent / name for name in first["images"]]
+    asked = ("--instruction", "Mark the middle.", "--scene", "here")
+    code, answer, said = call(ask, "--checkpoint", finished_run, "--images", *images, *asked)
+    assert code == 0 and json.loads(answer.splitlines()[0])["scene"] == "here"
+    assert "warning: this run has no action head" in said

@@ -14,7 +14,6 @@ from jaxvlm.data.actions.constraint import Constraint
 from jaxvlm.data.readers import LostImage
 from jaxvlm.data.record import Record
 from jaxvlm.data.sequence import Sample, prompt, tokenize
-from jaxvlm.errors import UserError
 from jaxvlm.generation.engine import Request
 from jaxvlm.generation.restore import Answerer
 
@@ -85,18 +84,27 @@ def answers(answerer: Answerer, groups: Iterable[Group]) -> Iterator[Text]:
     yield from _emptied(lost)
 
 
-def stream(answerer: Answerer, record: Record) -> Iterator[str]:
-    """The answer to one question as far as it is known, longer and longer.
+class Conversation:
+    """Questions about one image set, one after the other; it is read and encoded once."""
 
-    Raises:
-      UserError: an image that cannot be read, whatever `data.on_bad_record` says.
-    """
-    lost: list[Text] = []
-    request = next(_requests(answerer, [Group(record, [Asked(0, 0, record)])], lost), None)
-    if request is None:
-        raise UserError(lost[0].lost)
-    for tokens in answerer.engine.stream(request):
-        yield answerer.tokenizer.decode(tokens)
+    def __init__(self, answerer: Answerer, shown: Record):
+        """Encodes the image set of a record.
+
+        Raises:
+          UserError: an image cannot be read, whatever `data.on_bad_record` says.
+        """
+        sets = answerer.reader.empty(answerer.config.evaluation.batch_sets * answerer.devices)
+        answerer.reader.read(sets, 0, shown, range(_views(answerer, shown)))
+        self._answerer, self._shown = answerer, shown
+        self._visual = answerer.encode(sets)[0]
+
+    def stream(self, record: Record) -> Iterator[str]:
+        """The answer to a record's question as far as it is known, longer and longer."""
+        group = Group(self._shown, [Asked(0, 0, record)])
+        (request,), shortened = _asked(self._answerer, group, self._visual)
+        _say_shortened(self._answerer, shortened)
+        for tokens in self._answerer.engine.stream(request):
+            yield self._answerer.tokenizer.decode(tokens)
 
 
 def prompts(answerer: Answerer, records: Iterable[Record]) -> tuple[list[Sample], int]:
@@ -110,29 +118,40 @@ def prompts(answerer: Answerer, records: Iterable[Record]) -> tuple[list[Sample]
 def _requests(answerer: Answerer, groups: Iterable[Group], lost: list[Text]) -> Iterator[Request]:
     """The engine's requests; questions whose images are lost go to `lost` instead."""
     size = answerer.config.evaluation.batch_sets * answerer.devices
-    nothing, shortened = np.zeros(0, np.int32), 0
+    shortened = 0
     for chunk, sets in _read_ahead(answerer, _chunks(groups, size)):
         visual = answerer.encode(sets)
         for place, group in enumerate(chunk):
             if isinstance(group.shown, LostImage):
                 lost += [Text(each.key, None, str(group.shown)) for each in group.asked]
                 continue
-            index = nothing
-            if group.shown is not None:
-                geometry = answerer.reader.has_geometry(group.shown)
-                index = answerer.layout.index(_views(answerer, group.shown), geometry)
-            samples, cut = prompts(answerer, (each.record for each in group.asked))
+            requests, cut = _asked(answerer, group, visual[place])
             shortened += cut
-            for each, sample in zip(group.asked, samples, strict=True):
-                tokens = prompt(sample, index, answerer.tokenizer.placeholder_id)
-                most, constraint = _bounds(answerer, each.record)
-                yield Request(each.key, each.serial, *tokens, visual[place], most, constraint)
-    if shortened:
+            yield from requests
+    _say_shortened(answerer, shortened)
+
+
+def _asked(
+    answerer: Answerer, group: Group, visual: Float[np.ndarray, "M D"]
+) -> tuple[list[Request], int]:
+    """The requests of a group, whose image set has been encoded; counts those shortened."""
+    index = np.zeros(0, np.int32)
+    if group.shown is not None:
+        geometry = answerer.reader.has_geometry(group.shown)
+        index = answerer.layout.index(_views(answerer, group.shown), geometry)
+    samples, shortened = prompts(answerer, (each.record for each in group.asked))
+    requests = []
+    for each, sample in zip(group.asked, samples, strict=True):
+        tokens = prompt(sample, index, answerer.tokenizer.placeholder_id)
+        most, constraint = _bounds(answerer, each.record)
+        requests.append(Request(each.key, each.serial, *tokens, visual, most, constraint))
+    return requests, shortened
+
+
+def _say_shortened(answerer: Answerer, count: int) -> None:
+    if count:
         most = answerer.config.text.max_length
-        say(
-            f"warning: {shortened:,} questions lost their end, for text.max_length={most}",
-            warns=True,
-        )
+        say(f"warning: {count:,} questions lost their end, for text.max_length={most}", warns=True)
 
 
 def _bounds(answerer: Answerer, record: Record) -> tuple[int, Constraint | None]:

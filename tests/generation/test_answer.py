@@ -14,7 +14,7 @@ from jaxvlm.data.sequence import prompt
 from jaxvlm.data.sources import load_sources
 from jaxvlm.errors import UserError
 from jaxvlm.generation import restore
-from jaxvlm.generation.answer import Asked, Group, answers, prompts, stream
+from jaxvlm.generation.answer import Asked, Conversation, Group, answers, prompts
 from jaxvlm.generation.controls import other_scenes
 from jaxvlm.generation.engine import Engine
 from jaxvlm.generation.restore import imported_answerer, restore_answerer, with_features
@@ -95,8 +95,18 @@ def test_reserved_ids_never_come_out(answerer, asked):
 
 def test_what_was_learnt_is_answered(answerer, colours_asked):
     assert answer_records(answerer, colours_asked) == list(tiny.COLOURS)
-    *before, last = stream(answerer, colours_asked[1])
-    assert last == list(tiny.COLOURS)[1] and all(last.startswith(part) for part in before)
+
+
+def test_a_conversation_sees_its_images_once(answerer, colours_asked):
+    seen = []
+    watched = dataclasses.replace(
+        answerer, encode=lambda sets: seen.append(sets) or answerer.encode(sets)
+    )
+    about = Conversation(watched, colours_asked[1])
+    for _ in range(2):
+        *before, last = about.stream(colours_asked[1])
+        assert last == list(tiny.COLOURS)[1] and all(last.startswith(part) for part in before)
+    assert len(seen) == 1
 
 
 def test_other_images_give_other_answers(answerer, colours_asked):
@@ -140,7 +150,7 @@ def test_images_that_vanish_stop_it_or_leave_their_questions_out(answerer, colou
     assert found[3].text == list(tiny.COLOURS)[3]
     # A single answer has nothing to go on with.
     with pytest.raises(UserError, match=r"gone\.png"):
-        list(stream(dataclasses.replace(answerer, config=config), gone))
+        Conversation(dataclasses.replace(answerer, config=config), gone)
 
 
 def test_a_workdir_means_its_newest_complete_update(finished_run, tmp_path):
