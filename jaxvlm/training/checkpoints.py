@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from jaxvlm.config import default
 from jaxvlm.console import say
 from jaxvlm.errors import UserError, first_line
 from jaxvlm.paths import flatten, unflatten
@@ -329,7 +330,12 @@ def check_same_run(stored: Mapping, current: Mapping, workdir: Path) -> None:
       UserError: a field that changes results differs, or the rows of an update, or the frozen
         weights.
     """
-    old, new = (_flat_config(json.loads(json.dumps(m["config"]))) for m in (stored, current))
+    known, old, new = (
+        _flat_config(json.loads(json.dumps(config)))
+        for config in (default().to_dict(), stored["config"], current["config"])
+    )
+    # What a field has been given since is what it is by default.
+    old |= {name: known[name] for name in new.keys() & known.keys() - old.keys()}
     for name in sorted(set(old) | set(new)):
         if not _is_free(name) and old.get(name) != new.get(name):
             raise UserError(

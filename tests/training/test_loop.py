@@ -1,5 +1,6 @@
 """Runs that stop and go on, and those that must not."""
 
+import copy
 import gc
 import json
 import os
@@ -18,7 +19,7 @@ from jaxvlm.config import load
 from jaxvlm.data.sources import load_sources
 from jaxvlm.errors import UserError
 from jaxvlm.training import health, loop, prepare
-from jaxvlm.training.checkpoints import read_meta, update_to_resume
+from jaxvlm.training.checkpoints import check_same_run, read_meta, update_to_resume
 from jaxvlm.training.metric_log import MetricLog
 from jaxvlm.training.parameters import FROZEN
 from jaxvlm.training.weights import save_weights
@@ -97,6 +98,16 @@ def test_a_changed_field_that_matters_stops_the_start(straight, records, field, 
     config = tiny.config_for(records, **{field.replace(".", "__"): value})
     with pytest.raises(UserError, match=rf"{field}=.* now it is {value}.*another --workdir"):
         loop.train(config, straight)
+
+
+def test_a_field_that_a_run_is_older_than_is_as_it_was(straight):
+    now = read_meta(straight / "checkpoints" / "6")
+    before = copy.deepcopy(now)
+    del before["config"]["loss"]["answers"]
+    check_same_run(before, now, straight)
+    now["config"]["loss"]["answers"] = 2.0
+    with pytest.raises(UserError, match=r"loss.answers=1.0, now it is 2.0"):
+        check_same_run(before, now, straight)
 
 
 def test_changed_fields_that_do_not_matter_are_taken(straight, records, capsys):
