@@ -136,12 +136,12 @@ def _evaluate(flags: argparse.Namespace) -> None:
     if flags.rerun and task != ACTIONS:
         raise UserError("--rerun shows boxes of actions, and these records are questions")
     # What lines depend on, and what figures do.
-    lines = {"records": [source.fingerprint for source in asked], **chosen.identity()}
-    identity = lines | {
+    fingerprints = [source.fingerprint for source in asked]
+    answered = {"records": fingerprints, "task": task, **chosen.identity()}
+    identity = answered | {
         "split": flags.split,
         "files": list(flags.data or [source.path for source in asked]),
         "training": [source.fingerprint for source in training],
-        "task": task,
         "limit": flags.limit,
         "with_controls": flags.controls,
         "tokenizer": flags.tokenizer,
@@ -156,8 +156,9 @@ def _evaluate(flags: argparse.Namespace) -> None:
         print(f"{output}: up to date")
     else:
         count = len(records) if flags.limit is None else min(flags.limit, len(records))
-        ways = Ways(records, task, count, flags.controls, config.seed)
-        made = Evaluation(ways, output, share, json.dumps(lines))
+        located = config.model.geometry.mode != "none"
+        ways = Ways(records, task, count, flags.controls, config.seed, located)
+        made = Evaluation(ways, output, share, json.dumps(answered))
         # Two that answer the same questions would write the same lines.
         with open_workdir(made.folder, "--output"):
             # First: weights that do not fit leave what stands in the folder.
@@ -180,7 +181,7 @@ def _evaluate(flags: argparse.Namespace) -> None:
 def _show(title: str, summary: dict) -> None:
     """Prints what an evaluation says."""
     print(summary["headline"])
-    if summary["task"] == "actions":
+    if "action_valid" in summary:
         print_table(title, *comparison_table(summary))
         print_table("By category", *category_table(summary))
         rows = figure_rows(summary)

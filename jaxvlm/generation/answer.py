@@ -28,11 +28,13 @@ class Asked(NamedTuple):
       key: what its answer comes back with.
       serial: a number, on which a drawn answer depends.
       record: has the question.
+      unlocated: it is not told what is known of the cameras.
     """
 
     key: Hashable
     serial: int
     record: Record
+    unlocated: bool = False
 
 
 class Group(NamedTuple):
@@ -135,13 +137,16 @@ def _asked(
     answerer: Answerer, group: Group, visual: Float[np.ndarray, "M D"]
 ) -> tuple[list[Request], int]:
     """The requests of a group, whose image set has been encoded; counts those shortened."""
-    index = np.zeros(0, np.int32)
+    indices = {False: np.zeros(0, np.int32), True: np.zeros(0, np.int32)}
     if group.shown is not None:
-        geometry = answerer.reader.has_geometry(group.shown)
-        index = answerer.layout.index(_views(answerer, group.shown), geometry)
+        views, known = _views(answerer, group.shown), answerer.reader.has_geometry(group.shown)
+        indices = {
+            without: answerer.layout.index(views, known and not without) for without in indices
+        }
     samples, shortened = prompts(answerer, (each.record for each in group.asked))
     requests = []
     for each, sample in zip(group.asked, samples, strict=True):
+        index = indices[each.unlocated]
         tokens = prompt(sample, index, answerer.tokenizer.placeholder_id)
         most, constraint = _bounds(answerer, each.record)
         requests.append(Request(each.key, each.serial, *tokens, visual, most, constraint))

@@ -24,12 +24,10 @@ class Places(NamedTuple):
 
     Attributes:
       shown: the record whose images are shown; None for no images.
-      blind: without what is known of its cameras.
       asked: way and number of each question.
     """
 
     shown: int | None
-    blind: bool
     asked: list[tuple[str, int]]
 
 
@@ -65,6 +63,7 @@ class Ways:
       count: how many of them, from the first, are asked about.
       controls: whether the questions are also asked without picture and with others'.
       seed: of the scenes' exchange.
+      located: whether the model is told where cameras stood.
     """
 
     records: Sequence[Record]
@@ -72,6 +71,7 @@ class Ways:
     count: int
     controls: bool
     seed: int
+    located: bool = True
 
     @functools.cached_property
     def shown(self) -> Mapping[str, list[int] | None]:
@@ -85,8 +85,8 @@ class Ways:
         found: dict[str, list[int] | None] = {AS_THEY_ARE: own, NO_IMAGE: None}
         found |= {OTHER_IMAGES: other[: self.count]} if other else {}
         # Where nothing is known of cameras, nothing can be left out.
-        known = self.task == ACTIONS and any(record.geometry is not None for record in self.asked())
-        return found | ({NO_GEOMETRY: own} if known else {})
+        told = self.located and any(record.geometry is not None for record in self.asked())
+        return found | ({NO_GEOMETRY: own} if told and self.task == ACTIONS else {})
 
     def __iter__(self) -> Iterator[str]:
         """The ways' names."""
@@ -106,31 +106,31 @@ class Ways:
         first: dict[bytes, int] = {}
         for index, key in keys.items():
             first.setdefault(key, index)
-        by_set: dict[tuple[int | None, bool], list[tuple[str, int]]] = {}
+        by_set: dict[int | None, list[tuple[str, int]]] = {}
         for way, shown in self.shown.items():
             for index in range(self.count):
                 about = first[keys[shown[index]]] if shown else None
-                by_set.setdefault((about, way == NO_GEOMETRY), []).append((way, index))
+                by_set.setdefault(about, []).append((way, index))
         found = []
-        for number, ((about, blind), asked) in enumerate(by_set.items()):
+        for number, (about, asked) in enumerate(by_set.items()):
             if about is None:
                 asked = share.of(asked)
             elif not share.owns(number):
                 continue
             left = [(way, index) for way, index in asked if index not in done[way]]
             starts = range(0, len(left), _TOGETHER)
-            found += [Places(about, blind, left[start : start + _TOGETHER]) for start in starts]
+            found += [Places(about, left[start : start + _TOGETHER]) for start in starts]
         return found
 
     def groups(self, places: Iterable[Places]) -> Iterator[Group]:
         """The questions themselves, whose keys are `(way, index)`, a group at a time."""
-        for shown, blind, asked in places:
-            record = None if shown is None else self.records[shown]
-            if blind:
-                record = dataclasses.replace(record, geometry=None)
+        for shown, asked in places:
             yield Group(
-                record,
-                [Asked((way, index), index, self.records[index]) for way, index in asked],
+                None if shown is None else self.records[shown],
+                [
+                    Asked((way, index), index, self.records[index], way == NO_GEOMETRY)
+                    for way, index in asked
+                ],
             )
 
     def _seen(self) -> list[int]:

@@ -11,12 +11,14 @@ import tiny
 
 from convert import export_torch
 from jaxvlm import ask, evaluate, predict
+from jaxvlm.data import sources
 from jaxvlm.data.actions import language
 from jaxvlm.data.prep.roomplan import read_roomplan
 from jaxvlm.data.record import parse_record
 from jaxvlm.data.records import RecordFile
 from jaxvlm.data.training_set import training_rows
 from jaxvlm.errors import UserError
+from jaxvlm.generation.ways import ACTIONS, NO_GEOMETRY, Ways
 from jaxvlm.metrics.action_lines import action_fields
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import abstract_vlm, vlm_config
@@ -125,6 +127,12 @@ def test_no_geometry_takes_the_geometry_away(run, evaluated, records, tmp_path):
     without, plain = (read(evaluated / f"predictions.{way}jsonl") for way in ("no_geometry.", ""))
     texts = [line["prediction"] for line in read(tmp_path / "o" / "predictions.jsonl")]
     assert texts == [line["prediction"] for line in without]
+    # Where there is none, there is nothing to take away.
+    known = sources.load_sources([{"path": str(bare)}], (str(records.parent),), "error")[0].records
+    assert NO_GEOMETRY not in list(Ways(known, ACTIONS, len(known), True, 0))
+    told = RecordFile(records)
+    assert NO_GEOMETRY in list(Ways(told, ACTIONS, len(told), True, 0))
+    assert NO_GEOMETRY not in list(Ways(told, ACTIONS, len(told), True, 0, located=False))
     assert texts != [line["prediction"] for line in plain]
 
 
@@ -148,6 +156,9 @@ def test_the_summary_has_controls_baselines_and_the_head(evaluated, records):
     for name in ("training_mean", "room_center", "largest_object"):
         assert summary["baselines"][name]["center_error_median"] >= 0
     assert summary["head_center_error_median"] > 0
+    better = summary["center_50cm"] - summary["controls"]["no_image"]["center_50cm"]
+    lead = summary["leads"]["no_image"]["center_50cm"]["difference"]
+    assert lead == pytest.approx(better, abs=1e-6)
     errors = [line["center_error"] for line in read(evaluated / "predictions.jsonl")]
     assert summary["center_error_median"] == pytest.approx(np.median(errors), abs=1e-5)
     assert summary["headline"].startswith("valid 100.0%, centre off by ")
@@ -179,6 +190,11 @@ def test_questions_and_instructions_are_not_mixed(run, records, tmp_path):
     parsed.overrides = [f"data.image_roots=({folder!r},)"]
     evaluate.main(parsed)
     assert len(read(tmp_path / "o" / "predictions.jsonl")) == 12
+    # What stands of the one task is nothing of the other.
+    parsed = command(*flags, "--task", "actions")
+    parsed.overrides = [f"data.image_roots=({folder!r},)"]
+    evaluate.main(parsed)
+    assert all("predicted_action" in line for line in read(tmp_path / "o" / "predictions.jsonl"))
     with pytest.raises(UserError, match="--task answers: every record is an instruction"):
         evaluate.main(command("--checkpoint", run, "--task", "answers", "--no-controls"))
 
