@@ -85,8 +85,9 @@ def run(
 
 def _nearest(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
     """Which flag the first unknown one may have been meant for."""
-    flags = re.findall(r"--[\w-]+", parser.format_help())
-    close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
+    flags = re.findall(r"--[\w-]+", parser.format_usage())
+    name = re.split("[.=]", unknown[0])[0]
+    close = difflib.get_close_matches(name, flags, 1, 0.75)
     return f"; did you mean {close[0]}?" if close else ""
 
 

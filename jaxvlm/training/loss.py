@@ -26,8 +26,8 @@ _LOGITS = 2**27
 class LossWeights:
     """What each loss counts; one of 0 is not computed.
 
-    A sample's loss of the action head counts as often as the sample has labels, so that all losses
-    are means over the same labels, however samples are spread.
+    A sample's loss of the action head counts as much as the sample's labels, so that all losses are
+    means over the same labels, however samples are spread.
 
     Attributes:
       language: cross-entropy of the labels.

@@ -195,7 +195,10 @@ def test_digits_may_count_more(made):
     config, _, _, batch, _ = made
     heavy = config.copy_and_resolve_references()
     heavy.loss.digits = 3.0
-    weights = training_rows(heavy, 2).batch(0, 2)["label_weights"]
+    counted = training_rows(heavy, 2).batch(0, 2)
+    weights = counted["label_weights"]
+    # The head counts as much as the labels do.
+    assert counted["action_weights"].sum() == weights.sum()
     digits = load_tokenizer(config.text.tokenizer).digits
     digit = np.isin(batch["labels"], digits) & (batch["label_weights"] > 0)
     assert digit.any() and not digit.all()
