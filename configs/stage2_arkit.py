@@ -83,6 +83,8 @@ def _rooms(config):
     data = config.data
     for split in ("train", "val", "test"):
         data[split] = ({"path": f"runs/demo/rooms/actions_{split}.jsonl", "weight": 1.0},)
+    # Where `make demo` leaves them; jaxvlm.cache_features adds what actions are shown.
+    data.features.folder, data.features.dtype = "runs/demo/features", "float32"
     # An action a row: 19 visual tokens, 26 of the instruction, 62 labels. Many rooms an update
     # teach sooner where things are than many actions a room.
     data.row_length, data.row_labels, data.questions_per_set = 128, 80, 1
@@ -103,16 +105,22 @@ def _roomplan(config):
 
 
 def _mixed(config):
-    """As many questions as actions."""
-    if config.init_from == "runs/demo":
-        stage1 = _file("demo").get_config().data
-    else:
-        stage1 = _file("stage1").get_config().data
-    for split in ("train", "test"):
-        actions = config.data[split]
+    """As many questions as actions, and one counts about as much as the other."""
+    small = config.init_from == "runs/demo"
+    stage1 = _file("demo" if small else "stage1").get_config().data
+    for split in ("train", "val", "test"):
         total = sum(source["weight"] for source in stage1[split])
         questions = [source | {"weight": source["weight"] / total} for source in stage1[split]]
-        config.data[split] = (*actions, *questions)
+        config.data[split] = (*config.data[split], *questions)
+    # An action is some 60 labels, an answer two to four.
+    config.loss.answers = 20.0
+    if small:
+        # The quarter is for digits alone, for answers must not be forgotten; and what turns the
+        # gaze must not drown among them.
+        config.loss.language, config.loss.digits = 1.0, 0.25
+        config.loss.action_json, config.loss.geometry_consistency = 4.0, 0.08
+        # An action and a question or two of the same room.
+        config.data.row_length, config.data.questions_per_set = 144, 3
 
 
 def _lora(config):

@@ -120,6 +120,7 @@ def test_real_actions_are_prepared_learnt_said_and_scored(tmp_path):
         *("--config.init_from=None", "--config.train.max_steps=20", "--config.train.log_every=1"),
         *(f"--config.data.{split}={files!r}" for split in ("train", "test")),
         *("--config.data.val=()", "--config.train.eval_every=0"),
+        "--config.data.features.folder=None",
     )
     losses = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open(encoding="utf-8")]
     assert losses[-1]["head/language"] < losses[0]["head/language"]

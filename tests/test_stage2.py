@@ -4,6 +4,8 @@ import pytest
 
 from jaxvlm.config import load
 from jaxvlm.config_checks import check
+from jaxvlm.data.actions.language import write
+from jaxvlm.data.tokenizer import load_tokenizer
 from jaxvlm.errors import UserError
 from jaxvlm.models.vlm import vlm_config
 from jaxvlm.training.parameters import FROZEN, assign_groups, check_adapters
@@ -56,9 +58,25 @@ def test_lora_freezes_the_language_model_and_its_first_layers():
 @pytest.mark.parametrize("variant", ["mixed", "rooms,mixed"])
 def test_mixed_has_as_many_questions_as_actions(variant):
     config = load(f"{FILE}:{variant}")
-    for split in ("train", "test"):
-        actions, *questions = config.data[split]
-        assert sum(each["weight"] for each in questions) == pytest.approx(actions["weight"])
+    for split in ("train", "val", "test"):
+        if config.data[split]:
+            actions, *questions = config.data[split]
+            assert sum(each["weight"] for each in questions) == pytest.approx(actions["weight"])
+
+
+@pytest.mark.parametrize("variant", ["mixed", "rooms,mixed"])
+def test_a_question_counts_about_as_much_as_an_action(variant):
+    loss = load(f"{FILE}:{variant}").loss
+    tokenizer = load_tokenizer("jaxvlm:rooms")
+    text = write(
+        {"action": "place_anchor", "scene": "room_000123", "center": [1.2, -0.84, 0.36],
+         "normal": [0.0, 1.0, 0.0], "extent": [0.37, 0.89, 1.83]}
+    )  # fmt: skip
+    labels, words = tokenizer.encode([text, "two"])
+    digits = sum(label in tokenizer.digits for label in labels)
+    action = len(labels) + 1 - digits + loss.digits * digits
+    answer = loss.answers * (len(words) + 1)
+    assert 2 / 3 < answer / action < 3 / 2
 
 
 def test_the_order_of_variants_is_of_no_account():
