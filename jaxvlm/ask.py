@@ -55,6 +55,8 @@ def main(flags: argparse.Namespace) -> None:
                 print(answer[len(shown) :], end="", flush=True)
                 shown = answer
         print(answer[len(shown) :])
+        if not answer:
+            say("the model said nothing")
         if record.is_action:
             print(json.dumps(action_fields(record, answer, None)["predicted_action"]))
 
@@ -106,7 +108,9 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     flags.add_argument("--config", help="takes the place of the run's data and evaluation")
     flags.add_argument("--images", required=True, nargs="+", help="views of one scene, in order")
-    flags.add_argument("--question", help="without it, questions are read from the terminal")
+    flags.add_argument(
+        "--question", help="without it, questions are read line by line until an empty one"
+    )
     flags.add_argument("--instruction", help="asks for an action, e.g. an anchor at an object")
     flags.add_argument("--scene", help="of --instruction: the name that its action has")
     flags.add_argument("--situation", default="", help="where the asker stands")
