@@ -65,6 +65,8 @@ def _asked(flags: argparse.Namespace) -> tuple[str, str | None]:
     """The record's field that asks, and what is asked; None if that is typed."""
     if flags.instruction is None:
         return "question", flags.question
+    if not flags.instruction.strip():
+        raise UserError("--instruction is empty; say what to mark, as the training's records do")
     if not flags.scene:
         raise UserError("--instruction needs --scene, named like those of the training's records")
     if flags.question is not None:

@@ -344,6 +344,9 @@ def test_ask_takes_geometry(call, refused, finished_run, records, tmp_path):
 def test_ask_warns_that_a_run_may_not_have_learnt_actions(call, finished_run, records):
     first = json.loads(records.read_text().splitlines()[0])
     images = [records.parent / name for name in first["images"]]
+    nothing = ("--instruction", " ", "--scene", "here")
+    code, _, said = call(ask, "--checkpoint", finished_run, "--images", *images, *nothing)
+    assert code == 2 and "--instruction is empty" in said
     asked = ("--instruction", "Mark the middle.", "--scene", "here")
     code, answer, said = call(ask, "--checkpoint", finished_run, "--images", *images, *asked)
     assert code == 0 and json.loads(answer.splitlines()[0])["scene"] == "here"
