@@ -115,8 +115,8 @@ def _mixed(config):
     # An action is some 60 labels, an answer two to four.
     config.loss.answers = 20.0
     if small:
-        # The quarter is for digits alone, for answers must not be forgotten; and what turns the
-        # gaze must not drown among them.
+        # The quarter is for digits alone, for answers must not be forgotten. Beside them the head
+        # learns late, so it counts more.
         config.loss.language, config.loss.digits = 1.0, 0.25
         config.loss.action_json, config.loss.geometry_consistency = 4.0, 0.08
         # An action and a question or two of the same room.
