@@ -20,6 +20,7 @@ def main(flags: argparse.Namespace) -> None:
     """Prints answers while they are made."""
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.data.frames import is_rotation
+    from jaxvlm.data.images import check_image
     from jaxvlm.data.record import parse_record
     from jaxvlm.generation.answer import Conversation
     from jaxvlm.generation.weights import choose
@@ -28,6 +29,7 @@ def main(flags: argparse.Namespace) -> None:
     for image in flags.images:
         if not Path(image).is_file():
             raise UserError(f"--images: {image!r} is not a file")
+        check_image(image)
     fields = {"images": flags.images, "situation": flags.situation, **_geometry(flags.geometry)}
     kind, asked = _asked(flags)
     if kind == "instruction":
@@ -45,7 +47,13 @@ def main(flags: argparse.Namespace) -> None:
         )
     if record.is_action and not chosen.config.model.action.ffn_dim:
         say("warning: this run has no action head; it may never have learnt actions", warns=True)
-    about = Conversation(chosen.answerer(lambda: {tuple(flags.images)}), record)
+    if flags.geometry is None and chosen.config.model.geometry.mode != "none":
+        say("without --geometry the model knows no scale, nor where the cameras stood", warns=True)
+    # Beside the answers, which alone go to the output.
+    say(f"reading {chosen.folder or 'the imported weights'}", warns=True)
+    answerer = chosen.answerer(lambda: {tuple(flags.images)})
+    say(f"looking at {len(flags.images)} image{'s' * (len(flags.images) > 1)}", warns=True)
+    about = Conversation(answerer, record)
     for text in _typed() if asked is None else [asked]:
         shown = ""
         record = parse_record({**fields, kind: text}, "--images")
@@ -75,17 +83,19 @@ def _asked(flags: argparse.Namespace) -> tuple[str, str | None]:
 
 
 def _typed() -> Iterator[str]:
-    """Questions from the terminal, until it is closed or a line is empty."""
+    """Questions, a line each: from the terminal until one is empty, from a file all of them."""
+    typed = sys.stdin.isatty()
     while True:
         try:
-            question = input("question: " if sys.stdin.isatty() else "").strip()
+            question = input("question: " if typed else "").strip()
         except EOFError:
-            if sys.stdin.isatty():
+            if typed:
                 print()
             return
-        if not question:
+        if question:
+            yield question
+        elif typed:
             return
-        yield question
 
 
 def _geometry(path: Path | None) -> dict:
@@ -110,9 +120,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     flags.add_argument("--config", help="takes the place of the run's data and evaluation")
     flags.add_argument("--images", required=True, nargs="+", help="views of one scene, in order")
-    flags.add_argument(
-        "--question", help="without it, questions are read line by line until an empty one"
-    )
+    flags.add_argument("--question", help="without it, questions are read line by line")
     flags.add_argument("--instruction", help="asks for an action, e.g. an anchor at an object")
     flags.add_argument("--scene", help="of --instruction: the name that its action has")
     flags.add_argument("--situation", default="", help="where the asker stands")

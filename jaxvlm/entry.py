@@ -88,7 +88,10 @@ def _nearest(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
     flags = re.findall(r"--[\w-]+", parser.format_usage())
     name = re.split("[.=]", unknown[0])[0]
     close = difflib.get_close_matches(name, flags, 1, 0.75)
-    return f"; did you mean {close[0]}?" if close else ""
+    if not close:
+        return ""
+    field = unknown[0].removeprefix(name) if unknown[0][len(name) :].startswith(".") else ""
+    return f"; did you mean {close[0]}{field}?"
 
 
 def _exit(code: int) -> None:

@@ -33,6 +33,7 @@ from jaxvlm.metrics.lines import read_lines
 from jaxvlm.metrics.rerun_file import write_rerun
 from jaxvlm.metrics.summary import (
     difference_rows,
+    figures_title,
     percent,
     sentence_rows,
     table,
@@ -80,7 +81,7 @@ def _score(flags: argparse.Namespace) -> None:
         print(f"EM {percent(summary['em'])} of {summary['count']:,} questions")
         print_table(str(flags.predictions), *table(summary))
         rows = sentence_rows(summary)
-    print_table("All figures", ("figure", "value", "95% interval"), rows)
+    print_table(figures_title(summary), ("figure", "value", "95% interval"), rows)
     print(f"every line: {output / SCORED}")
 
 
@@ -188,7 +189,7 @@ def _show(title: str, summary: dict) -> None:
     else:
         print_table(title, *table(summary))
         rows = sentence_rows(summary)
-    print_table("All figures", ("figure", "value", "95% interval"), rows)
+    print_table(figures_title(summary), ("figure", "value", "95% interval"), rows)
 
 
 def _name(flags: argparse.Namespace, folder: Path | None) -> str:

@@ -53,6 +53,7 @@ def main(flags: argparse.Namespace) -> None:
     by_set: dict[bytes, list[int]] = {}
     for index in range(count):
         by_set.setdefault(set_key(records[index]), []).append(index)
+    files: list[Path] = []
     with open_workdir(flags.output.with_name(f"{flags.output.name}.part"), "--output") as part:
         identity = json.dumps([chosen.identity(), [source.fingerprint for source in sources]])
         if _read(part / "identity") != identity:
@@ -75,7 +76,7 @@ def main(flags: argparse.Namespace) -> None:
         lines = [line for line in in_order([part / "lines.jsonl"]) if line["index"] < count]
         said = [line for line in lines if "prediction" in line]
         if flags.format == "roomplan":
-            _write_rooms(flags.output, ((records[line["index"]], line) for line in said))
+            files = _write_rooms(flags.output, ((records[line["index"]], line) for line in said))
         else:
             write_text(flags.output, "".join(json.dumps(line) + "\n" for line in said))
         shutil.rmtree(part)
@@ -84,6 +85,10 @@ def main(flags: argparse.Namespace) -> None:
         say(f"warning: left out: {why}", warns=True)
     print(f"{flags.output}: {len(lines) - len(lost):,} answers"
           + (f", {len(lost):,} left out" if lost else ""))  # fmt: skip
+    for path in files[:_NAMED]:
+        print(path)
+    if len(files) > _NAMED:
+        print(f"and {len(files) - _NAMED:,} more files")
 
 
 def _check_output(flags: argparse.Namespace, records, count: int) -> None:
@@ -105,26 +110,35 @@ def _line(found, record) -> dict:
     return line | {"scene_id": record.scene_id or None, "raw_prediction": found.text}
 
 
-def _write_rooms(folder: Path, said: Iterable[tuple]) -> None:
-    """Writes what was predicted of each scene as a file like RoomPlan's."""
+def _write_rooms(folder: Path, said: Iterable[tuple]) -> list[Path]:
+    """Writes what was predicted of each scene as a file like RoomPlan's; returns the files."""
     from jaxvlm.data.boxes import world_box
     from jaxvlm.data.prep.captured_room import captured_room
     from jaxvlm.data.prep.files import folder_name
 
     scenes: dict[str, list] = {}
-    bare = 0
+    bare = nameless = 0
     for record, line in said:
         name = next(iter(record.object_names), "object")
+        nameless += not record.object_names
         box = world_box(record, line.get("predicted_action"), name)
         bare += box is None
         if box is not None:
             scenes.setdefault(record.scene_id, []).append(box)
     if bare:
         say(f"warning: {bare:,} answers have no box, and stand in no file", warns=True)
+    if nameless:
+        say(
+            f"warning: {nameless:,} records have no 'object_names'; what they ask for is an "
+            "'object' in the files",
+            warns=True,
+        )
     folder.mkdir(parents=True, exist_ok=True)
+    files = []
     for scene, boxes in scenes.items():
-        path = folder / f"{folder_name(scene)}.json"
-        write_text(path, json.dumps(captured_room(boxes, scene), indent=1) + "\n")
+        files.append(folder / f"{folder_name(scene)}.json")
+        write_text(files[-1], json.dumps(captured_room(boxes, scene), indent=1) + "\n")
+    return files
 
 
 def _read(path: Path) -> str | None:

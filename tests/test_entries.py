@@ -1,5 +1,6 @@
 """The command lines: train, evaluate, ask, and what they say to wrong input."""
 
+import io
 import json
 import os
 import re
@@ -310,9 +311,31 @@ def test_an_evaluation_that_breaks_off_leaves_no_old_summary(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("jaxvlm.generation.finish.page", full)
-    code, _, said = call(evaluate, *command, "--limit", "2")
+    code, _, said = call(evaluate, *command, "--no-controls")
     assert code == 2 and "the disk is full" in said
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_fewer_questions_drop_no_answers(call, finished_run, colours, tmp_path):
+    command = ("--checkpoint", finished_run, "--data", colours, "--output", tmp_path)
+    assert call(evaluate, *command, "--limit", "3", "--no-controls")[0] == 0
+    code, _, said = call(evaluate, *command, "--limit", "2", "--no-controls")
+    assert code == 2 and "holds answers to 3 questions, and --limit 2 would drop 1 of them" in said
+    assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 3
+
+
+def test_every_line_of_a_file_is_a_question(call, finished_run, colours, monkeypatch):
+    image = colours.parent / "scene3_0.png"
+    command = ("--checkpoint", finished_run, "--images", image)
+    code, alone, _ = call(ask, *command, "--question", "What color is the wall?")
+    assert code == 0
+    text = "What color is the wall?\n\n  \nWhat color is the wall?\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    code, answers, said = call(ask, *command)
+    assert code == 0 and answers == alone * 2
+    # What else is told stands beside the answers.
+    assert "without --geometry the model knows no scale" in said
+    assert "looking at 1 image\n" in said
 
 
 def test_missing_training_records_stop_an_evaluation_before_it_answers(

@@ -27,6 +27,7 @@ def main(flags):
 
 parser = argparse.ArgumentParser("jaxvlm.test")
 parser.add_argument("--name")
+parser.add_argument("--config")
 entry.run(parser, main)
 """
 
@@ -61,6 +62,8 @@ def test_an_interrupt_is_no_traceback():
 
 def test_flags_are_not_abbreviated_and_overrides_go_through():
     assert "unrecognized arguments: --nam user; did you mean --name?" in run("--nam", "user").stderr
+    said = run("--name", "user", "--confg.train.max_steps=3").stderr
+    assert "did you mean --config.train.max_steps=3?" in said
     done = run("--config.seed=3", "--name", "fine", "--config.data.train", "a b.jsonl")
     assert done.returncode == 0
     assert done.stdout == "fine ['seed=3', 'data.train=a b.jsonl']\n"

@@ -14,6 +14,11 @@ _CAMERAS = (
 )
 _REACH = 0.8
 _BORDER = 40
+# Pixels from its middle where a name may stand, the nearest first.
+_AROUND = sorted(
+    ((right, down) for right in range(-64, 65, 8) for down in range(-64, 65, 8)),
+    key=lambda place: place[0] ** 2 + place[1] ** 2,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +93,8 @@ def draw_top_view(
         centre = outline.corners.mean(0)
         if outline.front is not None:
             pen.line([place(centre), place(outline.front)], fill=outline.colour, width=2)
-    for outline in outlines:
-        if outline.name:
-            # Last, on white, so that no line runs through it.
-            style = {"anchor": "mm", "font": font(12), "stroke_width": 2, "stroke_fill": "#ffffff"}
-            at = place(outline.corners.mean(0))
-            pen.text(at, outline.name, fill=outline.colour, **style)
+    # Last, on white, so that no line runs through them.
+    _names(pen, place, [outline for outline in outlines if outline.name])
     for number, view in enumerate(viewpoints):
         _camera(pen, place, view, number)
     return image
@@ -112,6 +113,23 @@ def _grid(pen, place, low, high, scale: float, size: tuple[int, int]) -> None:
     pen.text(
         (left + step * scale + 6, bottom), f"{step:g} m", fill=_INK, anchor="lm", font=font(12)
     )
+
+
+def _names(pen, place, outlines: Sequence[Outline]) -> None:
+    """Writes each name at its middle or, where one stands already, as near as there is room."""
+    style = {"anchor": "mm", "font": font(12), "stroke_width": 2}
+    taken: list[tuple[float, float, float, float]] = []
+    for outline in outlines:
+        x, y = place(outline.corners.mean(0))
+        for right, down in _AROUND:
+            at = (x + right, y + down)
+            left, top, end, bottom = pen.textbbox(at, outline.name, **style)
+            if all(left >= c or end <= a or top >= d or bottom <= b for a, b, c, d in taken):
+                break
+        else:
+            at = (x, y)
+        taken.append((left, top, end, bottom))
+        pen.text(at, outline.name, fill=outline.colour, stroke_fill="#ffffff", **style)
 
 
 def _camera(pen, place, view: Viewpoint, number: int) -> None:

@@ -19,7 +19,7 @@ from jaxvlm.files import write_text
 from jaxvlm.generation.answer import answers
 from jaxvlm.generation.journal import Journal, in_order, places
 from jaxvlm.generation.restore import Answerer
-from jaxvlm.generation.ways import ANSWERS, OTHER_IMAGES, Ways
+from jaxvlm.generation.ways import ANSWERS, AS_THEY_ARE, OTHER_IMAGES, Ways
 from jaxvlm.metrics.files import PREDICTIONS, SUMMARY
 from jaxvlm.metrics.summary import line_of
 from jaxvlm.shares import Share
@@ -89,7 +89,8 @@ class Evaluation:
         """Keeps the lines of a run that broke off, and drops those of another one.
 
         Raises:
-          UserError: the folder cannot be written, or a record has no reference.
+          UserError: the folder cannot be written, it holds answers of this evaluation to more
+            questions, or a record has no reference.
         """
         for record in self.ways.asked():
             if not record.answers:
@@ -99,6 +100,7 @@ class Evaluation:
                 )
         if self.share.index:
             return
+        self._spare_more()
         try:
             (self.output / SUMMARY).unlink(missing_ok=True)
             if not self._stands():
@@ -111,6 +113,16 @@ class Evaluation:
                 write_text(self.output / _IDENTITY, self.identity)
         except OSError as error:
             raise UserError(f"--output {self.output} cannot be written: {error.strerror}") from None
+
+    def _spare_more(self) -> None:
+        """Refuses to leave answers out that stand."""
+        stand = {at.index for path in self.paths(AS_THEY_ARE) for at in places(path)}
+        more = sum(index >= self.ways.count for index in stand)
+        if more:
+            raise UserError(
+                f"--output {self.output} holds answers to {len(stand):,} questions, and "
+                f"--limit {self.ways.count} would drop {more:,} of them; give another --output"
+            )
 
     def answer(self, answerer: Answerer) -> None:
         """Answers what this process has to and nobody has yet, and writes it as it comes."""

@@ -2,15 +2,15 @@
 
 import functools
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from jaxvlm.console import say
+from jaxvlm.console import progress, say
 from jaxvlm.data.record import Record
 from jaxvlm.errors import UserError
 from jaxvlm.files import draft_of, write_text
 from jaxvlm.generation.evaluation import Evaluation, predictions_name
-from jaxvlm.generation.ways import ACTIONS, ANSWERS, AS_THEY_ARE
+from jaxvlm.generation.ways import ACTIONS, ANSWERS, AS_THEY_ARE, Ways
 from jaxvlm.metrics.action_page import page as action_page
 from jaxvlm.metrics.action_summary import with_comparisons
 from jaxvlm.metrics.baselines import baselines
@@ -30,7 +30,7 @@ def finish(
     made: Evaluation,
     title: str,
     tokenizer: str,
-    training: Iterable[Record] | None,
+    training: Sequence[Record] | None,
     identity: dict,
 ) -> dict:
     """Puts all lines in order, scores them, and writes summary and page; returns the summary.
@@ -45,13 +45,13 @@ def finish(
     Raises:
       UserError: there is nothing to score.
     """
-    say("scoring")
     ways = made.ways
     # What one way has lost is left out of all, so that they can be compared.
     lost = {line["index"] for way in ways for line in made.lines(way) if "lost" in line}
     summaries, kept = {}, {}
     figure = _LED_BY[ways.task]
     for way in ways:
+        say(f"scoring the answers {f'of {way}' if way else 'as they are'}")
         scores = _scored(made, way, lost, tokenizer)
         # Actions without boxes have no distances.
         figure = figure if figure in scores.values else "exact_match"
@@ -60,8 +60,7 @@ def finish(
     lines = functools.partial(read_lines, made.output / predictions_name(AS_THEY_ARE))
     own = summaries.pop(AS_THEY_ARE)
     if ways.task == ACTIONS:
-        say("measuring the training records' boxes, for the baselines")
-        found = {} if training is None else baselines(training, ways.asked())
+        found = {} if training is None else _baselines(training, ways)
         summary = with_comparisons(own, summaries, found)
     else:
         summary = with_controls(own, summaries, training and _guess(training), lines())
@@ -114,6 +113,18 @@ def _named(draft: Path, path: Path) -> Iterator[dict]:
     """The lines of a draft, under the name that it will have."""
     for line in read_lines(draft):
         yield line | {"origin": f"{path}, question {line['question_id'] or line['index']}"}
+
+
+def _baselines(training: Sequence[Record], ways: Ways) -> dict[str, dict]:
+    """Those of `baselines`, while it is told how many records are read."""
+    with progress("the baselines' training records", len(training)) as advance:
+
+        def read() -> Iterator[Record]:
+            for record in training:
+                yield record
+                advance()
+
+        return baselines(read(), ways.asked())
 
 
 def _guess(training: Iterable[Record]) -> QuestionOnlyGuess:

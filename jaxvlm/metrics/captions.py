@@ -19,6 +19,8 @@ from jaxvlm.metrics.answers import cleaned
 
 TOKENIZERS = ("plain", "ptb")
 _ORDERS = 4
+# Of `bleu_counts`.
+BLEU_COUNTS = 2 + 2 * _ORDERS
 # Those of pycocoevalcap, which keep a quotient finite.
 _SMALL, _TINY = 1e-9, 1e-15
 
@@ -113,7 +115,7 @@ def bleu_counts(
         )
         for each in scorer.ctest
     ]
-    return np.asarray(rows, np.float64).reshape(len(rows), 2 + 2 * _ORDERS)
+    return np.asarray(rows, np.float64).reshape(len(rows), BLEU_COUNTS)
 
 
 def bleu(counts: Float[np.ndarray, "*A 10"]) -> dict[str, Float[np.ndarray, "*A"]]:

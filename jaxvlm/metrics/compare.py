@@ -34,11 +34,15 @@ def compare(first: Path, second: Path, tokenizer: str = "plain") -> dict:
     _check_same(*keys, first, second)
     order = {key: place for place, key in enumerate(keys[1])}
     theirs = [theirs[order[key]] for key in keys[0]]
-    say("scoring")
     for one, other in zip(mine, theirs, strict=True):
         if one["references"] != other["references"]:
             raise UserError(f"{one['origin']} and {other['origin']} have other references")
-    one, other = score(mine, tokenizer), score(theirs, tokenizer)
+    scored = []
+    for path, lines in ((first, mine), (second, theirs)):
+        say(f"scoring {path}")
+        scored.append(score(lines, tokenizer))
+    one, other = scored
+    say("drawing scenes again")
     return {"count": len(mine), "tokenizer": tokenizer, "figures": differences(one, other)}
 
 
@@ -113,4 +117,7 @@ def _check_same(mine: Sequence[tuple], theirs: Sequence[tuple], first: Path, sec
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
             problems.append(f"{path} lacks {', '.join(missing[:_NAMED])}{more}")
     if problems:
-        raise UserError(f"not the same questions: {'; '.join(problems)}")
+        raise UserError(
+            f"not the same questions: {'; '.join(problems)}; evaluate both with the same --data, "
+            "--split and --limit"
+        )

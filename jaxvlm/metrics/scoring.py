@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxvlm.metrics.actions import ACTION_VALUES, MEDIANS
-from jaxvlm.metrics.captions import bleu, bleu_counts, sentence_scores, tokenized
+from jaxvlm.metrics.actions import ACTION_VALUES, MEDIANS, is_action
+from jaxvlm.metrics.captions import BLEU_COUNTS, bleu, bleu_counts, sentence_scores, tokenized
 from jaxvlm.metrics.intervals import by_scene, intervals
 from jaxvlm.metrics.tasks import measured
 
@@ -21,7 +21,7 @@ class Scores:
 
     Attributes:
       values: of each figure, float64[N]; NaN where a line has none.
-      bleu: float64[N, 10], see `bleu_counts`.
+      bleu: float64[N, 10], see `bleu_counts`; 0 for actions, which are no sentences.
       tokenizer: of the figures that need words.
       tasks: of each line.
       kinds: of each line.
@@ -46,10 +46,11 @@ class Scores:
 
 
 _YES_OR_NO = ("exact_match", "partial_match", "partial_only", "em", "em_r")
-
+# What every sentence has a value of.
+_SENTENCE = "rouge_l"
 
 # What a scored line may have from before; measures that a user registers come behind.
-_VALUES = (*_YES_OR_NO, "rouge_l", "cider", "meteor", *ACTION_VALUES)
+_VALUES = (*_YES_OR_NO, _SENTENCE, "cider", "meteor", *ACTION_VALUES)
 
 
 def without_values(line: Mapping) -> dict:
@@ -68,11 +69,13 @@ def score(lines: Iterable[Mapping], tokenizer: str = "plain") -> Scores:
       UserError: a tokeniser that cannot run, or a measure that fails.
     """
     rows: list[dict[str, float | None]] = []
-    predicted, references, tasks, kinds, scenes = [], [], [], [], []
+    sentences, predicted, references, tasks, kinds, scenes = [], [], [], [], [], []
     for number, line in enumerate(lines):
         rows.append(measured(line))
-        predicted.append(line["prediction"])
-        references.append(line["references"])
+        if not is_action(line):
+            sentences.append(number)
+            predicted.append(line["prediction"])
+            references.append(line["references"])
         tasks.append(line["task"])
         kinds.append(line["kind"])
         scenes.append(line["scene_id"] or f"line {number}")
@@ -81,9 +84,14 @@ def score(lines: Iterable[Mapping], tokenizer: str = "plain") -> Scores:
         name: np.asarray([np.nan if row.get(name) is None else row[name] for row in rows], float)
         for name in names
     }
-    words = tokenized(predicted, references, tokenizer)
-    values |= sentence_scores(*words)
-    return Scores(values, bleu_counts(*words), tokenizer, tasks, kinds, scenes)
+    counts = np.zeros((len(rows), BLEU_COUNTS))
+    if sentences:
+        words = tokenized(predicted, references, tokenizer)
+        counts[sentences] = bleu_counts(*words)
+        for name, each in sentence_scores(*words).items():
+            values[name] = np.full(len(rows), np.nan)
+            values[name][sentences] = each
+    return Scores(values, counts, tokenizer, tasks, kinds, scenes)
 
 
 def summarize(scores: Scores) -> dict:
@@ -91,12 +99,13 @@ def summarize(scores: Scores) -> dict:
 
     Returns:
       `count` and the mean of every figure over all lines (0 to 1, CIDEr to 10), `tokenizer`,
-      `intervals` (95%, by scenes drawn again), and the same figures for every kind of question in
-      `kinds` and, where there are several, for every task in `tasks`.
+      `intervals` (95%, by scenes drawn again), how many `scenes` there are, and the same figures
+      for every kind of question in `kinds` and, where there are several, for every task in `tasks`.
     """
     everything = np.ones(len(scores.kinds), bool)
     found = {**_figures(scores, everything), "tokenizer": scores.tokenizer}
     found["intervals"] = _intervals(scores)
+    found["scenes"] = len(set(scores.scenes))
     found["kinds"] = _by(scores, scores.kinds)
     if len(set(scores.tasks)) > 1:
         found["tasks"] = _by(scores, scores.tasks)
@@ -116,7 +125,9 @@ def _figures(scores: Scores, chosen: Bool[np.ndarray, "N"]) -> dict:
             found[name] = float(known.mean())
             if name in MEDIANS:
                 found[f"{name}_median"] = float(np.median(known))
-    return found | {name: float(v) for name, v in bleu(scores.bleu[chosen].sum(0)).items()}
+    if _SENTENCE in found:
+        found |= {name: float(v) for name, v in bleu(scores.bleu[chosen].sum(0)).items()}
+    return found
 
 
 def summed(scores: Scores) -> Float[np.ndarray, "N 2M+10"]:
@@ -129,12 +140,15 @@ def summed(scores: Scores) -> Float[np.ndarray, "N 2M+10"]:
 def figures_of(
     names: Sequence[str], sums: Float[np.ndarray, "*A 2M+10"]
 ) -> dict[str, Float[np.ndarray, "*A"]]:
-    """The figures of added lines of `summed`, whose values have these names."""
+    """The figures of added lines of `summed`, whose values have these names.
+
+    BLEU is among them where another figure of sentences is.
+    """
     count = len(names)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums[..., :count] / sums[..., count : 2 * count]
     found = {name: means[..., place] for place, name in enumerate(names)}
-    return found | bleu(sums[..., 2 * count :])
+    return found | (bleu(sums[..., 2 * count :]) if _SENTENCE in found else {})
 
 
 def _intervals(scores: Scores) -> dict[str, tuple[float, float] | None]:

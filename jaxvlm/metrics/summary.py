@@ -12,6 +12,8 @@ from jaxvlm.metrics.lines import kind_of
 
 _FRACTIONS = ("em", "em_r", "exact_match", "partial_match", "partial_only", "rouge_l", "cider",
               "meteor")  # fmt: skip
+# Drawn again, these give intervals that are too narrow.
+_FEW_SCENES = 20
 # What is asked without the right pictures, and what it tells.
 CONTROLS = {
     "no_image": "the same questions without any picture",
@@ -131,6 +133,15 @@ def sentence_rows(summary: Mapping) -> list[tuple[str, str, str]]:
         )
         for way, lead in summary.get("leads", {}).items()
     ]
+
+
+def figures_title(summary: Mapping) -> str:
+    """Above the table of all figures: how many scenes their intervals are drawn from."""
+    scenes = summary.get("scenes")
+    if scenes is None:
+        return "All figures"
+    few = f"; fewer than {_FEW_SCENES} tell little" if scenes < _FEW_SCENES else ""
+    return f"All figures ({scenes:,} scene{'s' * (scenes != 1)} drawn again{few})"
 
 
 def _named(tokenizer: str) -> dict[str, str]:

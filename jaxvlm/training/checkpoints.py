@@ -318,6 +318,8 @@ def read_meta(folder: Path) -> dict:
         missing = [name for name in _META if name not in meta]
         if missing:
             raise ValueError(f"its meta has no {missing[0]!r}")
+        if not isinstance(meta["config"], dict):
+            raise ValueError("the config of its meta is no configuration")
         if str(meta["step"]) != folder.name:
             raise ValueError(f"it is of update {meta['step']}, the folder was renamed")
         return meta

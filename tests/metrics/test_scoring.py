@@ -147,10 +147,27 @@ def test_two_files_are_compared_question_by_question(tmp_path):
     assert all(each["difference"] == 0 and each["interval"] == (0, 0) for each in same.values())
 
 
+def test_actions_are_no_sentences(tmp_path):
+    """They have no such figures, and do not change those of the sentences beside them."""
+    lines = sentences(9)
+    action = {"action": "place_anchor", "scene": "a", "center": [0, 0, 1]}
+    action |= {"normal": [0, 1, 0], "extent": [1, 1, 1]}
+    actions = [{"prediction": json.dumps(action), "reference": action, "scene_id": "a"}] * 3
+    actions = [{**line, "kind": "bed"} for line in actions]
+    own = score_file(write(tmp_path / "a.jsonl", actions), tmp_path / "a", "plain")
+    assert own["center_error"] == 0 and own["scenes"] == 1
+    assert not any(name.startswith(("bleu", "rouge", "cider", "meteor")) for name in own)
+    alone = score_file(write(tmp_path / "b.jsonl", lines), tmp_path / "b", "plain")
+    both = score_file(write(tmp_path / "c.jsonl", actions + lines), tmp_path / "c", "plain")
+    for name in ("bleu_1", "bleu_4", "rouge_l", "cider"):
+        assert both[name] == alone[name]
+        assert name not in both["kinds"]["bed"]
+
+
 def test_other_questions_are_named(tmp_path):
     lines = sentences(9)
     first, second = write(tmp_path / "a", lines), write(tmp_path / "b", lines[2:])
-    with pytest.raises(UserError, match=r"not the same questions: .*b lacks q0, q1"):
+    with pytest.raises(UserError, match=r"not the same questions: .*b lacks q0, q1.*same --data"):
         compare(first, second)
     with pytest.raises(UserError, match=r"a:10: q0 stands twice"):
         compare(write(tmp_path / "a", [*lines, lines[0]]), second)

@@ -40,7 +40,8 @@ class Verdict:
     def without(self, check: str) -> Self:
         """The same where records may fail a check."""
         bad = {index: found for index, found in self.bad.items() if found[0] != check}
-        return dataclasses.replace(self, bad=bad)
+        warnings = {name: count for name, count in self.warnings.items() if name != check}
+        return dataclasses.replace(self, bad=bad, warnings=warnings)
 
 
 def verdict(file: RecordFile, image_roots: Sequence[str]) -> Verdict:
