@@ -22,6 +22,8 @@ from rich.text import Text
 
 # Seconds between the lines of a progress that is written to a file.
 _LINES_APART = 10
+# Columns of a table in a file at most; it is as wide as it needs.
+_FILE_WIDTH = 240
 _silent = False
 
 
@@ -34,7 +36,7 @@ def silence() -> None:
 def console() -> Console:
     """A console that does not fold lines when its output goes to a file."""
     found = Console(highlight=False, quiet=_silent)
-    return found if found.is_terminal else Console(highlight=False, width=160, quiet=_silent)
+    return found if found.is_terminal else Console(highlight=False, width=_FILE_WIDTH, quiet=_silent)
 
 
 def say(message: str, *, warns: bool = False) -> None:
