@@ -36,7 +36,9 @@ def silence() -> None:
 def console() -> Console:
     """A console that does not fold lines when its output goes to a file."""
     found = Console(highlight=False, quiet=_silent)
-    return found if found.is_terminal else Console(highlight=False, width=_FILE_WIDTH, quiet=_silent)
+    return (
+        found if found.is_terminal else Console(highlight=False, width=_FILE_WIDTH, quiet=_silent)
+    )
 
 
 def say(message: str, *, warns: bool = False) -> None:

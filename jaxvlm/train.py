@@ -30,11 +30,14 @@ def main(flags: argparse.Namespace) -> None:
     from jax.errors import JaxRuntimeError
 
     from jaxvlm.planning.at_start import out_of_memory, with_rows
+    from jaxvlm.training.compilation import keep_compiled
     from jaxvlm.training.loop import train
     from jaxvlm.training.processes import check_devices, joined
+    from jaxvlm.training.profile import traced_updates
     from jaxvlm.training.signals import stop_requests
     from jaxvlm.workdir import open_workdir
 
+    updates = None if flags.profile is None else traced_updates(flags.profile)
     name = flags.config.removesuffix(".py").replace(".py:", "_")
     folder = flags.workdir or Path("runs") / Path(name).name
     with contextlib.ExitStack() as stack:
@@ -43,10 +46,11 @@ def main(flags: argparse.Namespace) -> None:
         if place is not None:
             stack.enter_context(joined(place, flags.join_seconds))
         check_devices(flags.devices)
+        keep_compiled(workdir)
         with stop_requests():
             config = with_rows(config)
         try:
-            train(config, workdir, flags.resume_from)
+            train(config, workdir, flags.resume_from, updates)
         except JaxRuntimeError as error:
             raise out_of_memory(config, error) or error from error
 
@@ -63,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--devices", type=int, metavar="N", help="how many there must be, of all processes together"
+    )
+    flags.add_argument(
+        "--profile", metavar="N:M", help="trace updates N to M into the workdir's profile folder"
     )
     add_flags(flags)
     flags.add_argument("--print_config", action="store_true", help="print all fields and stop")

@@ -19,6 +19,7 @@ from jaxvlm.generation.restore import (
 from jaxvlm.generation.sampling import Sampling
 from jaxvlm.models.vlm import PARTS
 from jaxvlm.paths import flatten
+from jaxvlm.training.compilation import keep_compiled
 from jaxvlm.training.run import find_checkpoint, run_config
 from jaxvlm.training.weights import exist, read_meta
 
@@ -78,6 +79,8 @@ class Chosen(NamedTuple):
         Args:
           image_sets: gives those that will be shown, for a cache of features.
         """
+        if self.workdir is not None:
+            keep_compiled(self.workdir)
         if self.folder is None:
             made = imported_answerer(self.config)
         else:

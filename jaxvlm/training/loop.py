@@ -30,6 +30,7 @@ from jaxvlm.training.metric_log import MetricLog, NoLog
 from jaxvlm.training.pace import Pace
 from jaxvlm.training.prepare import Run, prepare, print_start
 from jaxvlm.training.processes import Agreement, is_first
+from jaxvlm.training.profile import Profile
 from jaxvlm.training.setup import compute_dtype, loss_weights
 from jaxvlm.training.signals import StopRequest, stop_requests
 from jaxvlm.training.state import TrainState
@@ -39,13 +40,16 @@ from jaxvlm.training.validation import Validation
 from jaxvlm.training.watchdog import watchdog
 
 
-def train(config, workdir: Path, resume_from: int | None = None) -> None:
+def train(
+    config, workdir: Path, resume_from: int | None = None, traced: range | None = None
+) -> None:
     """Trains as configured, resuming from the workdir's newest checkpoint.
 
     Args:
       config: checked.
       workdir: of the run.
       resume_from: the update to resume from instead; checkpoints behind it are set aside.
+      traced: updates to trace, see `Profile`.
 
     Raises:
       UserError: anything wrong with what the user gave, before the first update.
@@ -75,7 +79,7 @@ def train(config, workdir: Path, resume_from: int | None = None) -> None:
                     write_text(workdir / "config.json", to_json(config))
                 alive()
                 begin()
-                _Updates(run, state, checkpoints, stop, alive).make()
+                _Updates(run, state, checkpoints, stop, alive).make(traced)
                 checkpoints.close()
         finally:
             checkpoints.close()
@@ -111,12 +115,13 @@ class _Updates:
         # What the devices compute: the micro-batch under way, and the one before.
         self._computing = self._before = ()
 
-    def make(self) -> None:
-        """Makes them; returns when the last checkpoint stands."""
+    def make(self, traced: range | None) -> None:
+        """Makes them, tracing some; returns when the last checkpoint stands."""
         run, config, last = self._run, self._config, self._last
         if self._first >= last:
             say(f"all {last} updates stand in {run.workdir}; nothing to do")
             return
+        profile = Profile.of_a_run(run.workdir, traced, self._first, last)
         steps = make_steps(
             run.model,
             run.optimizer,
@@ -144,9 +149,13 @@ class _Updates:
             contextlib.closing(self._feed),
             progress("training", last, self._first, lines=False) as advance,
             self._stop.deferred(),
+            contextlib.closing(profile),
         ):
             for step in range(self._first, last):
-                sums = self._update(steps, sums, step)
+                with profile.update(step + 1) as wanted:
+                    sums = self._update(steps, sums, step)
+                    if wanted:
+                        jax.block_until_ready(self._computing)
                 advance()
                 self._after(step + 1)
         best = best_in(self._checkpoints.folder)
@@ -171,7 +180,8 @@ class _Updates:
         """Makes update `step` (from 0); returns empty sums."""
         accumulation, seed = self._config.train.accumulation, jax.random.key(self._config.seed)
         for micro in range(accumulation):
-            batch = self._batch(step)
+            with jax.profiler.TraceAnnotation("waiting for the batch"):
+                batch = self._batch(step)
             # No more than two micro-batches are under way: each has a batch of its own.
             jax.block_until_ready(self._before)
             self._alive()

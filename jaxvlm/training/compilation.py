@@ -1,0 +1,19 @@
+"""What XLA has compiled is kept with the run: the next start does not compile it again."""
+
+import os
+from pathlib import Path
+
+import jax
+
+FOLDER = "compiled"
+
+
+def keep_compiled(workdir: Path) -> None:
+    """Has this process keep compiled programs in a folder of the workdir, and read those there.
+
+    Where `JAX_COMPILATION_CACHE_DIR` names another place, that one is taken; a workdir that cannot
+    be written keeps nothing. XLA knows its programs by everything they depend on, its own version
+    among it.
+    """
+    if jax.config.jax_compilation_cache_dir is None and os.access(workdir, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / FOLDER))

@@ -1,0 +1,84 @@
+"""A trace of some updates: what the host and the devices did, for Perfetto and TensorBoard."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import jax
+
+from jaxvlm.console import say
+from jaxvlm.errors import UserError
+
+FOLDER = "profile"
+
+
+def traced_updates(text: str) -> range:
+    """The updates that `N:M` names: from N to M, both among them, counted from 1.
+
+    Raises:
+      UserError: it names none.
+    """
+    found = re.fullmatch(r"([0-9]+):([0-9]+)", text)
+    first, last = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= first <= last:
+        raise UserError(f"--profile {text}: expected two updates as N:M, e.g. 10:12")
+    return range(first, last + 1)
+
+
+class Profile:
+    """Traces chosen updates of a run, in this process.
+
+    Around each is a step of the trace, and around what the host does in it the names given to
+    `jax.profiler.TraceAnnotation`.
+    """
+
+    def __init__(self, workdir: Path, updates: range):
+        self._folder, self._updates = workdir / FOLDER, updates
+        self._running = False
+
+    @classmethod
+    def of_a_run(cls, workdir: Path, updates: range | None, made: int, last: int) -> Self:
+        """What was asked for, if the run still makes these updates.
+
+        Raises:
+          UserError: it has made them already, or never will.
+        """
+        if updates is not None and not made < updates[0] <= updates[-1] <= last:
+            raise UserError(
+                f"--profile {updates[0]}:{updates[-1]}: this run makes the updates {made + 1} to "
+                f"{last}"
+            )
+        return cls(workdir, updates or range(0))
+
+    @contextlib.contextmanager
+    def update(self, number: int) -> Iterator[bool]:
+        """Around update `number` (from 1); yields whether its results must be waited for within."""
+        if number not in self._updates:
+            yield False
+            return
+        if not self._running:
+            options = jax.profiler.ProfileOptions()
+            # Python's own calls would take most of the file.
+            options.python_tracer_level = 0
+            self._folder.mkdir(parents=True, exist_ok=True)
+            jax.profiler.start_trace(
+                self._folder, create_perfetto_trace=True, profiler_options=options
+            )
+            self._running = True
+        with jax.profiler.StepTraceAnnotation("update", step_num=number):
+            yield True
+        if number == self._updates[-1]:
+            self.close()
+
+    def close(self) -> None:
+        """Writes what was traced; a run that stops early has less of it."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+            (newest,) = sorted(self._folder.glob("plugins/profile/*"))[-1:]
+            say(
+                f"trace: {newest / 'perfetto_trace.json.gz'} (open it at ui.perfetto.dev, or "
+                f"{self._folder} in TensorBoard with its profile plugin)"
+            )
