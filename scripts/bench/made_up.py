@@ -44,9 +44,6 @@ def fill(module) -> None:
     """Puts them into a PyTorch module, whose names are the official ones."""
     import torch
 
-    done: dict[int, str] = {}
     with torch.no_grad():
-        for key, value in [*module.named_parameters(), *module.named_buffers()]:
-            if value.data_ptr() not in done and value.is_floating_point():
-                value.copy_(torch.from_numpy(tensor(key, tuple(value.shape))))
-                done[value.data_ptr()] = key
+        for key, value in module.named_parameters():
+            value.copy_(torch.from_numpy(tensor(key, tuple(value.shape))))

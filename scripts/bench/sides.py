@@ -26,6 +26,12 @@ from jaxvlm.training.hardware import GIB
 _PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
 _FULL = ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "MemoryError", "can't allocate memory")
 _COMPILED = Path(".cache/bench").resolve()
+# As in the Makefile: on a CPU, blocks of memory stay with the process, on all sides.
+_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "68719476736",
+    "MALLOC_TOP_PAD_": "67108864",
+}
 
 
 def run(
@@ -104,7 +110,7 @@ def write_record(path: Path | None, cases: Sequence[Mapping], **more: object) ->
 
 def _child(script: str, case: dict) -> dict:
     _COMPILED.mkdir(parents=True, exist_ok=True)
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(_COMPILED)} | os.environ
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(_COMPILED), **_MEMORY} | os.environ
     done = subprocess.run(
         [sys.executable, script, "--case", json.dumps(case)],
         capture_output=True, text=True, check=False, env=environment,

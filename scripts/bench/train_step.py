@@ -1,0 +1,253 @@
+"""Stage 1's update beside PyTorch's: the original's recipe, and the best one can write in a day.
+
+    python scripts/bench/train_step.py [--size 4b] [--views 1,8] [--per_set 1,8] [--output FILE]
+
+An update over the same questions of SQA3D's real lengths on every side. Ours reads cached features
+of packed rows, as training does; `context first` is ours with a projector that sees what the
+original's does, and `from images` has VGGT in the loop. The original's recipe: one question a row,
+padded, VGGT in the loop, all logits, a projector without gradients. The best PyTorch: our rows and
+features, `sdpa` with their mask, logits at labels only. Its first loss is compared with ours.
+"""
+
+import argparse
+import dataclasses
+import time
+
+import made_up
+import sides
+import stage1_batches
+from vggt import numbers
+
+from convert import parts
+from jaxvlm.config import load
+from jaxvlm.console import print_table
+from jaxvlm.training.hardware import by_kind
+
+OURS = ("jaxvlm", "jaxvlm, context first", "jaxvlm, from images")
+THEIRS = ("original", "best")
+# What is left of the original's arguments with a GPU's memory.
+_STAGE1 = "configs/stage1.py"
+
+
+def main(flags: argparse.Namespace) -> None:
+    common = {
+        "size": flags.size, "pixels": flags.pixels, "questions": flags.questions,
+        "rows": flags.rows, "row_length": flags.row_length, "micro_batch": flags.micro_batch,
+        "padding": flags.padding, "repeats": flags.repeats, "epochs": flags.epochs,
+        "checkpointing": flags.checkpointing,
+    }  # fmt: skip
+    shapes = [(views, per_set) for views in flags.views for per_set in flags.per_set]
+    # The original's recipe shares nothing among a set's questions.
+    cases = [
+        {"side": side, "views": views, "per_set": per_set, "remat": remat,
+         "compile": flags.compiled and side == "best", **common}
+        for views, per_set in shapes
+        for side in flags.sides
+        for remat in (flags.remat if side in OURS else [None])
+    ]  # fmt: skip
+    found = sides.in_turn(__file__, cases, flags.rounds)
+    for views, per_set in shapes:
+        own = [c for c in found if (c["views"], c["per_set"]) == (views, per_set)]
+        _show(views, per_set, own)
+    sides.write_record(flags.output, found)
+
+
+def _show(views: int, per_set: int, cases: list[dict]) -> None:
+    device = next((case["device"] for case in cases if "device" in case), "no device")
+    known = by_kind(device)
+    reference = {
+        side: next((c for c in cases if c["side"] == side and "seconds" in c), None)
+        for side in THEIRS
+    }
+    rows = []
+    for case in cases:
+        name = case["side"] + (f", remat {case['remat']}" if case["remat"] else "")
+        if "failed" in case:
+            rows.append((name, case["failed"], *["-"] * 8))
+            continue
+        case["samples_per_second"] = case["questions"] / case["seconds"]
+        if "tflop" in case:
+            case["tflops"] = case["tflop"] / case["seconds"]
+            case["mfu"] = known and 1e12 * case["tflops"] / known.peak("bfloat16")
+        for side, other in reference.items():
+            if other is not None and case["side"] in OURS:
+                case[f"times_{side}"] = other["seconds"] / case["seconds"]
+        if "set_seconds" in case and reference["original"]:
+            # Of every epoch's sets its share of the one time that each is seen.
+            written = case["set_seconds"] * case["questions"] / per_set / case["epochs"]
+            case["times_original_with_cache"] = reference["original"]["seconds"] / (
+                case["seconds"] + written
+            )
+        off = "-"
+        if case["side"] == "jaxvlm" and reference["best"]:
+            case["loss_off_by"] = abs(case["loss"] / reference["best"]["loss"] - 1)
+            off = f"{case['loss_off_by']:.1e}"
+        rows.append((
+            name,
+            f"{case['seconds']:.2f} ±{case['spread']:.0%}",
+            f"{case['samples_per_second']:.2f}",
+            *(_figure(case.get(n), form) for n, form in (
+                ("tokens_per_second", ",.0f"), ("tflops", ".3g"), ("mfu", ".0%"),
+                ("peak_gib", ".2f"), ("times_original", ".2f"),
+                ("times_original_with_cache", ".2f"), ("times_best", ".2f"))),
+            off,
+        ))  # fmt: skip
+    columns = ("", "s/update", "samples/s", "tokens/s", "TFLOP/s", "MFU", "peak GiB", "× original",
+               "with the cache", "× best", "loss off by")  # fmt: skip
+    shape = f"{views} view{'s' * (views > 1)}, {per_set} question{'s' * (per_set > 1)} a set"
+    print_table(f"Stage 1, {cases[0]['size']}, {shape}, on {device}", columns, rows)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def measure(case: dict) -> dict:
+    """One side."""
+    if case["side"] in THEIRS:
+        import torch_stage1
+
+        return torch_stage1.measure(case)
+    return _ours(case)
+
+
+def _ours(case: dict) -> dict:
+    import jax
+    import jax.numpy as jnp
+
+    from jaxvlm.models.partition import batch_sharded  # noqa: F401
+    from jaxvlm.training.mesh import batch_sharding, make_mesh
+    from jaxvlm.training.optimizer import make_optimizer
+    from jaxvlm.training.parameters import assign_groups, trainable
+    from jaxvlm.training.state import abstract_parameters, new_state, placed_parameters
+    from jaxvlm.training.step import make_steps
+    from jaxvlm.training.work import Work, model_flops, trained_shares
+
+    device = jax.devices()[0]
+    cpu = device.platform == "cpu"
+    dtype = jnp.float32 if cpu else jnp.bfloat16
+    whole = stage1_batches.SIZES[case["size"]]
+    if case["side"] == "jaxvlm, context first":
+        projector = dataclasses.replace(whole.projector, context="first")
+        whole = dataclasses.replace(whole, projector=projector)
+    images = case["side"] == "jaxvlm, from images"
+    model = whole if images else dataclasses.replace(whole, vision=None)
+    found = stage1_batches.samples(whole, case["questions"], case["views"], case["per_set"])
+    batches = stage1_batches.packed(whole, found, case, jnp.dtype(dtype).name)
+    if images:
+        batches = [_with_images(batch, case) for batch in batches]
+    config = load(_STAGE1, [])
+    mesh = make_mesh(-1, -1)
+    with jax.set_mesh(mesh):
+        shapes = abstract_parameters(model)
+        groups = assign_groups(config.parameters, shapes, config.optimizer.learning_rate)
+        learning = trainable(groups)
+        likes = placed_parameters(model, groups, dtype, mesh)
+        params = _parameters(model, likes)
+        frozen = {path: leaf for path, leaf in params.items() if path not in learning}
+        optimizer = make_optimizer({path: groups[path] for path in learning}, config.optimizer, 937)
+        state = new_state({path: params.pop(path) for path in likes if path in learning},
+                          optimizer, mesh)  # fmt: skip
+        steps = make_steps(model, optimizer, dtype, case["remat"], state)
+        sums, taken, losses = steps.start(state.params), [], []
+        for _ in range(case["repeats"] + 1):
+            began = time.perf_counter()
+            for batch in batches:
+                placed = {k: jax.device_put(v, batch_sharding(mesh)) for k, v in batch.items()}
+                sums = steps.accumulate(state.params, frozen, sums, placed, None)
+            state, metrics, sums = steps.update(state, sums)
+            losses.append(float(metrics["loss"]))
+            taken.append(time.perf_counter() - began)
+        stats = device.memory_stats() or {}
+        peak = sides.peak_gib(None if cpu else stats["peak_bytes_in_use"])
+    seconds = sorted(taken[1:])[len(taken[1:]) // 2]
+    work = Work(*map(float, metrics["work"]))
+    shares = trained_shares(abstract_parameters(whole), learning)
+    pixels = (case["pixels"], case["pixels"])
+    cached = {} if images else {"set_seconds": _seen(whole, case, dtype)}
+    return cached | {
+        "seconds": seconds,
+        "loss": losses[0],
+        "tokens_per_second": work.tokens / seconds,
+        "tflop": model_flops(whole, work, pixels, shares, cached=not images) / 1e12,
+        "row_fill": work.tokens / sum(batch["tokens"].size for batch in batches),
+        "peak_gib": peak,
+        "device": device.device_kind,
+        "compile": taken[0] - seconds,
+        "parameters": sum(leaf.size for leaf in state.params.values()),
+    }
+
+
+def _parameters(model, likes: dict) -> dict:
+    import jax
+
+    sizes = {name: getattr(model, name) for name in ("vision", "projector", "geometry", "language")}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    prefixes = {"vision": "aggregator_", "language": "language."}
+    rules = parts.rules(sizes, {"language": prefixes["language"]})
+    return {
+        path: jax.device_put(leaf.astype(likes[path].dtype), likes[path].sharding)
+        for path, leaf in made_up.ours(rules, parts.shapes(sizes))
+    }
+
+
+def _with_images(batch: dict, case: dict) -> dict:
+    import numpy as np
+
+    side, shape = case["pixels"], batch["view_counts"].shape
+    kept = {k: v for k, v in batch.items() if k not in ("features", "feature_counts")}
+    pixels = (*shape, case["views"], side, side, 3)
+    return kept | {"images": np.random.default_rng(0).integers(0, 256, pixels, np.uint8)}
+
+
+def _seen(whole, case: dict, dtype) -> float:
+    """Seconds that VGGT takes for one image set, to fill the cache."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from convert import vggt as names
+    from jaxvlm.models.tree import load as load_model
+    from jaxvlm.models.tree import pure
+    from jaxvlm.models.vggt.model import VGGT
+    from jaxvlm.models.vlm import features_of
+    from jaxvlm.paths import unflatten
+
+    abstract = nnx.eval_shape(lambda: VGGT(whole.vision, rngs=nnx.Rngs(0)))
+    params = {
+        path: jnp.asarray(leaf, dtype)
+        for path, leaf in made_up.ours(names.rules(whole.vision), pure(abstract))
+    }
+    images = jnp.zeros((1, case["views"], case["pixels"], case["pixels"], 3), jnp.uint8)
+    see = jax.jit(lambda p, images: features_of(load_model(abstract, unflatten(p)), images, None))
+    return sides.seconds_of(lambda: see(params, images).block_until_ready(), case["repeats"])
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        "train_step.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = flags.add_argument
+    add("--size", choices=stage1_batches.SIZES, default="100m")
+    add("--views", type=numbers, default=[1])
+    add("--per_set", type=numbers, default=[1], help="questions of an image set")
+    add("--pixels", type=int, default=448, help="side of the images")
+    add("--questions", type=int, default=192, help="of an update")
+    add("--rows", type=int, default=1, help="of our micro-batches")
+    add("--row_length", type=int, default=4096, help="tokens of our rows")
+    add("--micro_batch", type=int, default=6, help="questions of the original's micro-batches")
+    add("--padding", choices=("512", "longest"), default="512", help="of the original's rows")
+    add("--remat", type=lambda text: text.split(","), default=["none"], help="none,dots,full")
+    add("--sides", type=lambda text: text.split(";"), default=[*OURS[:2], *THEIRS],
+        help=f"which, with ; between them: {'; '.join((*OURS, *THEIRS))}")  # fmt: skip
+    add("--epochs", type=float, default=3.4, help="of a run, over which a cache is written once")
+    add("--repeats", type=int, default=3, help="updates measured in each process")
+    add("--compiled", action=argparse.BooleanOptionalAction, default=False,
+        help="compile the best PyTorch")  # fmt: skip
+    add("--checkpointing", action=argparse.BooleanOptionalAction, default=False,
+        help="PyTorch recomputes its layers backwards")  # fmt: skip
+    return flags
+
+
+if __name__ == "__main__":
+    sides.run(parser(), main, measure)
