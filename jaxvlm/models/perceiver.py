@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxvlm.errors import UserError
 from jaxvlm.models.dropout import dropout
+from jaxvlm.models.flat import flat
 from jaxvlm.models.flops import Flops
 from jaxvlm.models.partition import batch_sharded, gathered
 from jaxvlm.models.remat import rematerialised
@@ -137,8 +138,8 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "B M D"], key: jax.Array | None) -> Float[Array, "B M D"]:
         """Maps every latent by itself."""
-        hidden = jax.nn.gelu(self.fc1(x), approximate=False)
-        return self.fc2(dropout(hidden, self.dropout, key))
+        hidden = jax.nn.gelu(self.fc1(flat(x)), approximate=False)
+        return self.fc2(dropout(hidden, self.dropout, key)).reshape(x.shape)
 
 
 class Block(nnx.Module):

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from jaxvlm.errors import UserError
 from jaxvlm.models.attention import attention
+from jaxvlm.models.flat import flat
 from jaxvlm.models.flops import Flops
 from jaxvlm.models.lora import LoraConfig, LoraLinear
 from jaxvlm.models.partition import batch_sharded, gathered
@@ -219,12 +220,13 @@ class Attention(nnx.Module):
         key: jax.Array | None = None,
     ) -> Float[Array, "B T D"]:
         """Maps tokens to queries, keys and values, has them attended, and maps what comes back."""
-        heads = (*x.shape[:2], -1, self.head_dim)
+        batch = x.shape[:2]
+        x, heads = flat(x), (*batch, -1, self.head_dim)
         queries = rotate(self.q_norm(_applied(self.q_proj, x, key, 0).reshape(heads)), by)
         keys = rotate(self.k_norm(_applied(self.k_proj, x, key, 1).reshape(heads)), by)
         values = _applied(self.v_proj, x, key, 2).reshape(heads)
-        attended = attend(queries, keys, values)
-        return _applied(self.o_proj, attended.reshape(*x.shape[:2], -1), key, 3)
+        attended = attend(queries, keys, values).reshape(len(x), -1)
+        return _applied(self.o_proj, attended, key, 3).reshape(*batch, -1)
 
 
 class Mlp(nnx.Module):
@@ -238,8 +240,10 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T D"], key: jax.Array | None) -> Float[Array, "B T D"]:
         """Maps every token by itself."""
+        shape, x = x.shape, flat(x)
         gate = jax.nn.silu(_applied(self.gate_proj, x, key, 4))
-        return _applied(self.down_proj, gate * _applied(self.up_proj, x, key, 5), key, 6)
+        out = _applied(self.down_proj, gate * _applied(self.up_proj, x, key, 5), key, 6)
+        return out.reshape(shape)
 
 
 class Block(nnx.Module):
