@@ -1,5 +1,6 @@
 # make demo   sets up and teaches a small model to see rooms (under ten minutes, no GPU)
 # make test   sets up and runs the tests
+# make bench  sets up and compares speed with PyTorch at small sizes (under five minutes)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -15,7 +16,7 @@ demo: export MALLOC_MMAP_MAX_ = 0
 demo: export MALLOC_TRIM_THRESHOLD_ = 68719476736
 demo: export MALLOC_TOP_PAD_ = 67108864
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow bench lint clean
 
 demo: $(VENV)/.run
 	$(PY) -m jaxvlm.rooms --output $(RUN)/rooms
@@ -28,6 +29,11 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(PY) -m pytest -m slow $(PARALLEL)
+
+bench: $(VENV)/.test
+	$(PY) scripts/bench/vggt.py --size small --views 1,2 --pixels 224 --rounds 2 --no-compiled
+	$(PY) scripts/bench/train_step.py --size 10m --pixels 112 --questions 12 --row_length 512 --rows 2 --rounds 2 --repeats 2
+	$(PY) scripts/bench/generate.py --size 10m --batches 1,16 --new 32 --rounds 1
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

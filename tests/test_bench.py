@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxvlm.models.perceiver import PerceiverConfig
+from jaxvlm.models.qwen3 import Qwen3Config
 from jaxvlm.models.vggt.config import VGGTConfig
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,39 @@ def test_the_aggregator_in_pytorch_is_the_official_one(case):
     for layer, tokens in enumerate(found):
         true = tensors[f"{case}/aggregated_tokens_{layer:02}"]
         np.testing.assert_allclose(tokens, true, atol=5e-5)
+
+
+@pytest.fixture
+def case(monkeypatch):
+    """A tiny update of two views and two questions an image set."""
+    import stage1_batches
+
+    sizes = stage1_batches.made(
+        VGGTConfig(img_size=28, embed_dim=32, depth=1, num_heads=2, vit_depth=1, vit_heads=2),
+        (32, 128, 2, 2, 48),
+        Qwen3Config(1000, 32, 2, 4, 2, 8, 48),
+    )
+    monkeypatch.setitem(stage1_batches.SIZES, "tiny", sizes)
+    shape = {"views": 2, "per_set": 2, "pixels": 28, "questions": 6, "rows": 2, "row_length": 384}
+    original = {"micro_batch": 4, "padding": "512", "checkpointing": False, "compile": False}
+    return {"size": "tiny", "remat": "dots", "repeats": 1, "epochs": 1.0, **shape, **original}
+
+
+def test_both_sides_of_an_update_have_the_same_loss(case):
+    import train_step
+
+    ours, best = (train_step.measure(case | {"side": side}) for side in ("jaxvlm", "best"))
+    assert ours["loss"] == pytest.approx(best["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("side", ["original", "jaxvlm, context first", "jaxvlm, from images"])
+def test_the_other_sides_learn_from_the_same_questions(case, side):
+    import train_step
+
+    found = train_step.measure(case | {"side": side})
+    # A model of random weights knows nothing: the logarithm of the vocabulary.
+    assert found["loss"] == pytest.approx(np.log(1000), rel=0.1)
+    assert found["seconds"] > 0 and found["parameters"] > 1000
 
 
 def test_the_projector_in_pytorch_is_the_originals():

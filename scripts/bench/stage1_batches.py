@@ -26,7 +26,8 @@ from jaxvlm.models.vlm import VLMConfig
 LENGTHS = Path(__file__).with_name("sqa3d_lengths.json")
 
 
-def _sizes(vision: VGGTConfig, projector: tuple[int, ...], language: Qwen3Config) -> VLMConfig:
+def made(vision: VGGTConfig, projector: tuple[int, ...], language: Qwen3Config) -> VLMConfig:
+    """A model; of the projector: latent width, latents, heads, layers, feed-forward width."""
     width = language.hidden_size
     return VLMConfig(
         vision,
@@ -36,19 +37,18 @@ def _sizes(vision: VGGTConfig, projector: tuple[int, ...], language: Qwen3Config
     )
 
 
-# Projector: latent width, latents, heads, layers, feed-forward width.
 SIZES = {
-    "4b": _sizes(
+    "4b": made(
         VGGTConfig(),
         (4096, 128, 8, 6, 16384),
         Qwen3Config(151_936, 2_560, 36, 32, 8, 128, 9_728),
     ),
-    "100m": _sizes(
+    "100m": made(
         VGGTConfig(embed_dim=512, depth=6, num_heads=8, vit_depth=6, vit_heads=8),
         (512, 128, 8, 6, 2048),
         Qwen3Config(32_000, 768, 12, 12, 4, 64, 2_048),
     ),
-    "10m": _sizes(
+    "10m": made(
         VGGTConfig(embed_dim=192, depth=3, num_heads=3, vit_depth=3, vit_heads=3),
         (256, 128, 4, 3, 1024),
         Qwen3Config(8_000, 256, 6, 8, 4, 32, 768),
@@ -62,7 +62,10 @@ def samples(config: VLMConfig, count: int, views: int, per_set: int) -> list[Sam
     rng = np.random.default_rng(0)
     # Evenly over all that there are.
     chosen = [lengths[i * len(lengths) // count % len(lengths)] for i in range(count)]
-    draw = lambda size: rng.integers(10, config.language.vocab_size, size).astype(np.int32)  # noqa: E731
+
+    def draw(size: int) -> np.ndarray:
+        return rng.integers(10, config.language.vocab_size, size).astype(np.int32)
+
     return [
         Sample(draw(text), draw(1), draw(answer), i, i // per_set, views, has_geometry=True)
         for i, (_, text, answer) in enumerate(chosen)
