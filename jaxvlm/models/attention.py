@@ -87,9 +87,10 @@ def _forward(query, key, value, mask):
         query, mask = parts
         scores = _scores(query, key, mask)
         most = scores.max(axis=-1)
-        weights = jnp.exp(scores - most[..., None])
-        share = 1 / weights.sum(axis=-1)
-        out = _product("bkts,bksh->bkth", _flat(weights.astype(value.dtype)), value)
+        # The sum is that of the rounded weights, so that what is common to them cancels.
+        weights = jnp.exp(scores - most[..., None]).astype(value.dtype)
+        share = 1 / weights.sum(axis=-1, dtype=jnp.float32)
+        out = _product("bkts,bksh->bkth", _flat(weights), value)
         out = out.reshape(query.shape) * share[..., None]
         return out.astype(query.dtype), most, share
 
