@@ -107,15 +107,13 @@ class Decoder:
         Returns:
           Hidden states after the final norm, and a cache of P rows and T slots.
         """
-        length = x.shape[1]
-        causal = jnp.tril(jnp.ones((length, length), bool))[None, None]
         cache = []
 
         def attend(queries, keys, values):
             cache.append(LayerCache(keys.swapaxes(1, 2), values.swapaxes(1, 2)))
-            return attention(queries, keys, values, mask=causal)
+            return attention(queries, keys, values, causal=True)
 
-        positions = jnp.broadcast_to(jnp.arange(length), x.shape[:2])
+        positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
         hidden = self._run(weights, x, positions, [attend] * self.config.num_layers)
         return hidden, tuple(cache)
 

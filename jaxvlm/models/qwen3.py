@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Float, Int32
 
 from jaxvlm.errors import UserError
 from jaxvlm.models.attention import attention
@@ -167,16 +167,6 @@ def rotate(x: Float[Array, "B T N H"], by: Rotation) -> Float[Array, "B T N H"]:
     return turned.astype(x.dtype)
 
 
-def visible(segment_ids: Int32[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
-    """True where a token sees another: of its own segment, and no later one.
-
-    Padding is segment 0: it sees padding only, and nothing else does.
-    """
-    places = jnp.arange(segment_ids.shape[1])
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    return (same & (places <= places[:, None]))[:, None]
-
-
 def _linear(
     name: str, in_dim: int, out_dim: int, config: Qwen3Config, rngs: nnx.Rngs
 ) -> nnx.Linear:
@@ -315,13 +305,14 @@ class Qwen3(nnx.Module):
         Args:
           x: embeddings, of tokens or of anything else.
           positions: place of each token in its segment; drives the rotation only.
-          segment_ids: tokens see earlier indices of their own segment; 0 = padding.
+          segment_ids: tokens see their own and earlier indices of their own segment; 0 = padding,
+            which sees padding only, and which nothing else sees.
           remat: what the backward pass recomputes, see `rematerialised`.
           dropout_key: key of the adapters' dropout; None for none.
         """
         config = self.config
         by = rotation(positions, config.head_dim, config.rope_theta)
-        attend = functools.partial(attention, mask=visible(segment_ids))
+        attend = functools.partial(attention, causal=True, segments=segment_ids)
 
         def body(x, scanned):
             layer, index = scanned

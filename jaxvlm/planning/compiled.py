@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh
 from jaxvlm import entry
 from jaxvlm.config import load, to_json
 from jaxvlm.errors import UserError
+from jaxvlm.models import cudnn
 from jaxvlm.models.partition import BATCH_AXES
 from jaxvlm.planning.inputs import Inputs, abstract_inputs
 from jaxvlm.training.hardware import MACHINE, Accelerator, by_name
@@ -30,6 +31,8 @@ from jaxvlm.training.setup import compute_dtype
 from jaxvlm.training.step import Steps, make_steps
 
 _CUDA_PACKAGES = ("jax_cuda12_plugin", "nvidia.cuda_nvcc")
+# JAX asks it for its version.
+_CUDNN_PACKAGE = "nvidia.cudnn"
 
 
 class StepBytes(NamedTuple):
@@ -87,8 +90,12 @@ def _bytes(lowered) -> StepBytes:
 
 def cuda_compiles() -> bool:
     """Whether the packages are there that compile for an NVIDIA GPU without one."""
+    return _installed(*_CUDA_PACKAGES)
+
+
+def _installed(*names: str) -> bool:
     try:
-        return all(importlib.util.find_spec(name) for name in _CUDA_PACKAGES)
+        return all(importlib.util.find_spec(name) for name in names)
     except ModuleNotFoundError:
         return False
 
@@ -180,6 +187,8 @@ def _description(device: Accelerator) -> str:
 def main(flags: argparse.Namespace) -> None:
     """Prints the bytes as a line of JSON."""
     target = by_name(flags.target) if flags.target else None
+    if target is not None and _installed(_CUDNN_PACKAGE):
+        cudnn.compile_for_absent_gpus()
     found = compile_steps(load(str(flags.config)), _mesh(tuple(flags.mesh), target))
     print(json.dumps(found))
 

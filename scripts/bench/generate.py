@@ -2,26 +2,19 @@
 
     python scripts/bench/generate.py [--size 100m] [--batches 1,16,64] [--output FILE.json]
 
-Random weights and prompts of one length; every text has as many new tokens. Both sides run in
-processes of their own, one at a time and in turn, and the median of the rounds counts. The bound
+Random weights and prompts of one length; every text has as many new tokens. `tokens/s` counts the
+new ones over all the time, reading the prompts too; a step makes one token of every text. The bound
 is what memory allows: each step reads every weight, and the keys and values of every text. On a
 GPU (`--size 4b`, bfloat16) its bandwidth is the data sheet's, on a CPU (float32) that of reading a
 large array in this machine's cores.
 """
 
 import argparse
-import json
-import platform
-import statistics
-import subprocess
-import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
+import sides
 
-from jaxvlm import entry
 from jaxvlm.console import print_table
 from jaxvlm.errors import UserError
 
@@ -37,87 +30,56 @@ SIDES = ("jaxvlm", "transformers")
 
 
 def main(flags: argparse.Namespace) -> None:
-    if flags.child:
-        print(json.dumps(measure(flags, *flags.child.split(","))))
-        return
-    found: dict[tuple[str, int], list[dict]] = {}
-    for _ in range(flags.rounds):
-        for batch in flags.batches:
-            for side in SIDES:
-                found.setdefault((side, batch), []).append(child(flags, side, batch))
     cases = [
-        {"side": side, "batch": batch, **summary(each)} for (side, batch), each in found.items()
-    ]
-    rows = []
-    for batch in flags.batches:
-        ours, theirs = (next(c for c in cases if (c["side"], c["batch"]) == (side, batch))
-                        for side in SIDES)  # fmt: skip
-        rows.append((
-            batch,
-            *(f"{case['tokens_per_second']:,.1f} ±{case['spread']:.0%}" for case in (ours, theirs)),
-            f"{ours['tokens_per_second'] / theirs['tokens_per_second']:.2f}",
-            *(f"{case['share_of_bound']:.0%}" for case in (ours, theirs)),
-        ))  # fmt: skip
-    device = cases[0]["device"]
+        {"side": side, "batch": batch, "size": flags.size, "prompt": flags.prompt,
+         "new": flags.new, "repeats": flags.repeats}
+        for batch in flags.batches
+        for side in SIDES
+    ]  # fmt: skip
+    found = sides.in_turn(__file__, cases, flags.rounds)
+    rows = [_row(*found[at : at + 2]) for at in range(0, len(found), 2)]
+    device = next((case["device"] for case in found if "device" in case), "no device")
     columns = ("batch", *(f"{side}, tokens/s" for side in SIDES), "ratio",
+               *(f"{side}, a step" for side in SIDES), "ratio",
                *(f"{side}, of the bound" for side in SIDES))  # fmt: skip
     print_table(f"greedy decoding, {flags.size}, {flags.prompt} + {flags.new} tokens on {device}",
                 columns, rows)  # fmt: skip
-    if flags.output:
-        record = {
-            "machine": platform.platform(), "size": SIZES[flags.size], "prompt": flags.prompt,
-            "new": flags.new, "rounds": flags.rounds, "cases": cases,
-            "versions": {name: version(name) for name in ("jax", "torch", "transformers")},
-        }  # fmt: skip
-        flags.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    sides.write_record(flags.output, found)
 
 
-def summary(rounds: list[dict]) -> dict:
-    """Medians, and how far the rounds lie apart."""
-    speeds = [each["tokens_per_second"] for each in rounds]
-    middle = statistics.median(speeds)
-    return {
-        "device": rounds[0]["device"],
-        "dtype": rounds[0]["dtype"],
-        "tokens_per_second": middle,
-        "spread": (max(speeds) - min(speeds)) / 2 / middle,
-        "step_seconds": statistics.median(each["step_seconds"] for each in rounds),
-        "share_of_bound": statistics.median(each["share_of_bound"] for each in rounds),
-    }
+def _row(ours: dict, theirs: dict) -> tuple:
+    both = (ours, theirs)
+    failed = next((case["failed"] for case in both if "failed" in case), None)
+    if failed:
+        return (ours["batch"], failed, *["-"] * 7)
+    ours["times"] = ours["tokens_per_second"] / theirs["tokens_per_second"]
+    ours["times_step"] = theirs["step_seconds"] / ours["step_seconds"]
+    return (
+        ours["batch"],
+        *(f"{case['tokens_per_second']:,.1f} ±{case['spread']:.0%}" for case in both),
+        f"{ours['times']:.2f}",
+        *(f"{1e3 * case['step_seconds']:.1f} ms" for case in both),
+        f"{ours['times_step']:.2f}",
+        *(f"{case['share_of_bound']:.0%}" for case in both),
+    )
 
 
-def child(flags: argparse.Namespace, side: str, batch: int) -> dict:
-    command = [sys.executable, __file__, "--child", f"{side},{batch}", "--size", flags.size]
-    command += ["--prompt", str(flags.prompt), "--new", str(flags.new)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{side} at batch {batch}: {done.stderr[-1500:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def measure(flags: argparse.Namespace, side: str, batch: str) -> dict:
+def measure(case: dict) -> dict:
     """One side at one batch, warmed up."""
-    prompts = np.random.default_rng(0).integers(0, SIZES[flags.size]["vocab_size"] - 10,
-                                                (int(batch), flags.prompt))  # fmt: skip
-    made = _jaxvlm(flags, prompts) if side == "jaxvlm" else _transformers(flags, prompts)
-    generate, facts = made
-    for new in (1, flags.new):
-        generate(new)
-
-    def seconds(new: int) -> float:
-        times = []
-        for _ in range(3):
-            started = time.perf_counter()
-            generate(new)
-            times.append(time.perf_counter() - started)
-        return statistics.median(times)
-
-    whole, first = seconds(flags.new), seconds(1)
-    step = (whole - first) / (flags.new - 1)
+    shape = (case["batch"], case["prompt"])
+    prompts = np.random.default_rng(0).integers(0, SIZES[case["size"]]["vocab_size"] - 10, shape)
+    make = _jaxvlm if case["side"] == "jaxvlm" else _transformers
+    generate, facts = make(case["size"], prompts)
+    whole, first = (
+        sides.seconds_of(lambda new=new: generate(new), case["repeats"]) for new in (case["new"], 1)
+    )
+    step = (whole - first) / (case["new"] - 1)
     return facts | {
-        "tokens_per_second": len(prompts) * flags.new / whole,
+        "seconds": whole,
+        "prompt_seconds": first,
         "step_seconds": step,
-        "share_of_bound": _bytes(flags, len(prompts), facts["dtype"]) / facts["bandwidth"] / step,
+        "tokens_per_second": case["batch"] * case["new"] / whole,
+        "share_of_bound": _bytes(case, facts["dtype"]) / facts["bandwidth"] / step,
     }
 
 
@@ -145,7 +107,7 @@ def random_weights(config, dtype, mesh):
     return jax.device_put(decoder_weights(params, config.num_layers), whole)
 
 
-def _jaxvlm(flags: argparse.Namespace, prompts: np.ndarray):
+def _jaxvlm(size: str, prompts: np.ndarray):
     import jax
     import jax.numpy as jnp
 
@@ -159,7 +121,7 @@ def _jaxvlm(flags: argparse.Namespace, prompts: np.ndarray):
 
     device = jax.devices()[0]
     dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
-    config = Qwen3Config(**SIZES[flags.size])
+    config = Qwen3Config(**SIZES[size])
     mesh = make_mesh(-1, -1)
     weights = random_weights(config, dtype, mesh)
     # No token ends a text.
@@ -183,7 +145,7 @@ def _jaxvlm(flags: argparse.Namespace, prompts: np.ndarray):
     }
 
 
-def _transformers(flags: argparse.Namespace, prompts: np.ndarray):
+def _transformers(size: str, prompts: np.ndarray):
     import torch
     import transformers
 
@@ -191,7 +153,7 @@ def _transformers(flags: argparse.Namespace, prompts: np.ndarray):
     from jaxvlm.training.hardware import by_kind
 
     gpu = torch.cuda.is_available()
-    config = transformers.Qwen3Config(**Qwen3Config(**SIZES[flags.size]).to_hf())
+    config = transformers.Qwen3Config(**Qwen3Config(**SIZES[size]).to_hf())
     dtype = torch.bfloat16 if gpu else torch.float32
     with torch.device("cuda" if gpu else "cpu"):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
@@ -221,13 +183,14 @@ def _bandwidth(known, platform: str) -> float:
     return known.bandwidth if known else _cpu_bandwidth()
 
 
-def _bytes(flags: argparse.Namespace, batch: int, dtype: str) -> float:
+def _bytes(case: dict, dtype: str) -> float:
     """What a step reads: the weights, and the cache at its middle length."""
-    size, number = SIZES[flags.size], 2 if dtype == "bfloat16" else 4
+    size, number = SIZES[case["size"]], 2 if dtype == "bfloat16" else 4
     width, layers, dim = size["hidden_size"], size["num_layers"], size["head_dim"]
     layer = width * (2 * size["num_heads"] * dim + 2 * size["num_kv_heads"] * dim
                      + 3 * size["intermediate_size"])  # fmt: skip
-    cache = 2 * size["num_kv_heads"] * dim * layers * batch * (flags.prompt + flags.new / 2)
+    tokens = case["batch"] * (case["prompt"] + case["new"] / 2)
+    cache = 2 * size["num_kv_heads"] * dim * layers * tokens
     return number * (layers * layer + width * size["vocab_size"] + cache)
 
 
@@ -252,11 +215,9 @@ def parser() -> argparse.ArgumentParser:
                        default=[1, 16, 64])  # fmt: skip
     flags.add_argument("--prompt", type=int, default=192, help="tokens of each prompt")
     flags.add_argument("--new", type=int, default=64, help="tokens of each answer")
-    flags.add_argument("--rounds", type=int, default=3)
-    flags.add_argument("--output", type=Path, help="write the record as JSON")
-    flags.add_argument("--child", help=argparse.SUPPRESS)
+    flags.add_argument("--repeats", type=int, default=3, help="measurements in each process")
     return flags
 
 
 if __name__ == "__main__":
-    entry.run(parser(), main, configured=False)
+    sides.run(parser(), main, measure)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxvlm.errors import UserError
 from jaxvlm.models.partition import gathered
@@ -27,11 +27,6 @@ from jaxvlm.models.vggt.vit import ConvPatchEmbed, VisionTransformer
 # Mean and standard deviation of ImageNet's red, green and blue.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-
-
-def view_mask(view_counts: Int[Array, " B"] | None, views: int) -> Bool[Array, "B V"] | None:
-    """True at the real views; None when there is no padding."""
-    return None if view_counts is None else jnp.arange(views) < view_counts[:, None]
 
 
 class Aggregator(nnx.Module):
@@ -92,7 +87,7 @@ class Aggregator(nnx.Module):
             )
         grid = self.config.grid(*images.shape[2:4])
         tokens = self._with_special(self.patch_tokens(images, remat))
-        kept = self._alternate(tokens, grid, view_mask(view_counts, images.shape[1]), asked, remat)
+        kept = self._alternate(tokens, grid, view_counts, asked, remat)
         return kept[0] if layers is None else tuple(kept)
 
     def patch_tokens(
@@ -117,7 +112,7 @@ class Aggregator(nnx.Module):
         self,
         tokens: Float[Array, "B V P C"],
         grid: tuple[int, int],
-        real: Bool[Array, "B V"] | None,
+        view_counts: Int[Array, " B"] | None,
         asked: tuple[int, ...],
         remat: bool,
     ) -> Float[Array, "K B V P 2C"]:
@@ -125,7 +120,7 @@ class Aggregator(nnx.Module):
         batch, views, per_view, width = tokens.shape
         rotation = self._rotation(grid)
         across = tuple(jnp.tile(table, (views, 1)) for table in rotation)
-        mask = None if real is None else jnp.repeat(real, per_view, axis=1)[:, None, None]
+        lengths = None if view_counts is None else view_counts * per_view
 
         def body(carry, pair):
             x, kept = carry
@@ -133,7 +128,8 @@ class Aggregator(nnx.Module):
             frame, cross = gathered(blocks)
             x = frame(x.reshape(batch * views, per_view, width), rotation)
             within = x.reshape(tokens.shape)
-            x = cross(x.reshape(batch, views * per_view, width), across, mask).reshape(tokens.shape)
+            x = cross(x.reshape(batch, views * per_view, width), across, lengths)
+            x = x.reshape(tokens.shape)
             here = (jnp.asarray(asked) == index).reshape(-1, 1, 1, 1, 1)
             both = jnp.concatenate([within, x], axis=-1).astype(kept.dtype)
             return (x, jnp.where(here, both, kept)), None

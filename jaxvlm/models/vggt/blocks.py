@@ -11,14 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from jaxvlm.models.attention import attention
 from jaxvlm.models.partition import batch_sharded, gathered
 
 Module = TypeVar("Module", bound=nnx.Module)
-# True where a query may see a key.
-Mask = Bool[Array, "B #N #T T"]
 Rotation = tuple[Float[Array, "T H"], Float[Array, "T H"]]
 
 # PyTorch's default for linear and convolution kernels: uniform within 1/sqrt(fan in).
@@ -44,11 +42,11 @@ def stack(make: Callable[[nnx.Rngs], Module], length: int, rngs: nnx.Rngs) -> Mo
     return nnx.vmap(make)(rngs.split(length))
 
 
-def run(blocks: nnx.Module, x: Float[Array, "B T C"], *, mask=None, remat: bool = False):
+def run(blocks: nnx.Module, x: Float[Array, "B T C"], *, lengths=None, remat: bool = False):
     """Runs a stack of `Block`s one after the other, without rotation."""
 
     def body(x, block):
-        return gathered(block)(x, mask=mask), None
+        return gathered(block)(x, lengths=lengths), None
 
     if remat:
         body = jax.checkpoint(body, prevent_cse=False)
@@ -97,16 +95,16 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "B T C"],
         rotation: Rotation | None = None,
-        mask: Mask | None = None,
+        lengths: Int[Array, " B"] | None = None,
     ) -> Float[Array, "B T C"]:
-        """Attends among the T tokens; `mask` is true where a query may see a key."""
+        """Attends among the T tokens; those from `lengths` on are padding, which none sees."""
         qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
         query, key, value = (qkv[:, :, i] for i in range(3))
         if self.q_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        return self.proj(attention(query, key, value, mask=mask).reshape(x.shape))
+        return self.proj(attention(query, key, value, lengths=lengths).reshape(x.shape))
 
 
 class Mlp(nnx.Module):
@@ -152,11 +150,11 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "B T C"],
         rotation: Rotation | None = None,
-        mask: Mask | None = None,
+        lengths: Int[Array, " B"] | None = None,
     ) -> Float[Array, "B T C"]:
         """Attends among the T tokens, then transforms each by itself."""
         x, dtype = batch_sharded(x), self.ls1[...].dtype
-        x = x + self.ls1[...] * self.attn(self.norm1(x).astype(dtype), rotation, mask)
+        x = x + self.ls1[...] * self.attn(self.norm1(x).astype(dtype), rotation, lengths)
         return x + self.ls2[...] * self.mlp(self.norm2(x).astype(dtype))
 
 

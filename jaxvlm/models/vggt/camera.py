@@ -11,7 +11,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxvlm.models.tree import in_float32
-from jaxvlm.models.vggt.aggregator import view_mask
 from jaxvlm.models.vggt.blocks import TORCH_INIT, Block, Mlp, layer_norm, run, stack
 from jaxvlm.models.vggt.config import VGGTConfig
 
@@ -61,12 +60,10 @@ class CameraHead(nnx.Module):
 
     def _poses(self, tokens: Float[Array, "B V P 2C"], view_counts) -> Float[Array, "I B V 9"]:
         camera = self.token_norm(tokens[:, :, 0])
-        real = view_mask(view_counts, tokens.shape[1])
-        mask = None if real is None else real[:, None, None]
 
         def iterate(carry, _):
             given, total = carry
-            delta = self._delta(camera, given.astype(camera.dtype), mask)
+            delta = self._delta(camera, given.astype(camera.dtype), view_counts)
             total = jax.lax.stop_gradient(total) + delta.astype(jnp.float32)
             return (jax.lax.stop_gradient(total), total), activate(total)
 
@@ -75,9 +72,9 @@ class CameraHead(nnx.Module):
         start = (empty, jnp.zeros(shape, jnp.float32))
         return jax.lax.scan(iterate, start, length=ITERATIONS)[1]
 
-    def _delta(self, camera: Float[Array, "B V 2C"], given: Float[Array, "B V 9"], mask):
+    def _delta(self, camera: Float[Array, "B V 2C"], given: Float[Array, "B V 9"], view_counts):
         """The correction [B, V, 9] to the encoding `given`, which modulates the tokens."""
         modulation = self.modulation(jax.nn.silu(self.embed_pose(given)))
         shift, scale, gate = jnp.split(modulation, 3, axis=-1)
         x = gate * (self.adaptive_norm(camera) * (1 + scale) + shift) + camera
-        return self.pose_branch(self.trunk_norm(run(self.trunk, x, mask=mask)))
+        return self.pose_branch(self.trunk_norm(run(self.trunk, x, lengths=view_counts)))
