@@ -44,6 +44,8 @@ def get_config(argument: str = ""):
     # 8 rows of about 24 questions: the original's 6 x 32 samples a GPU and update.
     config.train.rows_per_device = 1
     config.train.accumulation = 8
+    # Nothing is computed twice where memory allows.
+    config.train.remat = "auto"
     # The original's 30,000 micro-batches.
     config.train.max_steps = 937
     config.train.save_every = 50

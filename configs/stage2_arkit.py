@@ -67,6 +67,7 @@ def _full_size(config):
     # 14 rows of about 18 actions: the original's 4 x 64 samples a GPU and update.
     config.train.rows_per_device = 1
     config.train.accumulation = 14
+    config.train.remat = "auto"
     # The original's 10,000 micro-batches.
     config.train.max_steps = 156
     config.train.save_every = 50

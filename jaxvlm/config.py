@@ -187,7 +187,8 @@ def default() -> ConfigDict:
                 # micro-batches an update.
                 "rows_per_device": 1,
                 "accumulation": 8,
-                # "none", "dots" or "full": what is recomputed backwards, layer by layer.
+                # "none", "dots" or "full": what is recomputed backwards, layer by layer; or "auto":
+                # the first of them that fits.
                 "remat": "full",
                 "log_every": 1,
                 # Histograms of parameters and gradients in TensorBoard; 0 for none.

@@ -29,7 +29,7 @@ def main(flags: argparse.Namespace) -> None:
     # Not before: a wrong flag should be answered at once.
     from jax.errors import JaxRuntimeError
 
-    from jaxvlm.planning.at_start import out_of_memory, with_rows
+    from jaxvlm.planning.at_start import out_of_memory, settled
     from jaxvlm.training.compilation import keep_compiled
     from jaxvlm.training.loop import train
     from jaxvlm.training.processes import check_devices, joined
@@ -48,7 +48,7 @@ def main(flags: argparse.Namespace) -> None:
         check_devices(flags.devices)
         keep_compiled(workdir)
         with stop_requests():
-            config = with_rows(config)
+            config = settled(config)
         try:
             train(config, workdir, flags.resume_from, updates)
         except JaxRuntimeError as error:

@@ -1,6 +1,7 @@
-"""What a run asks the planner: how many rows fit, and what would take less memory."""
+"""What a run asks the planner: what fits, and what would take less memory."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from jax.experimental import multihost_utils
 from jaxvlm.config import AUTO
 from jaxvlm.console import say
 from jaxvlm.errors import UserError, first_line
-from jaxvlm.planning.choice import best_rows, smaller
+from jaxvlm.planning.choice import REMAT, ROWS, best_rows, smaller, with_setting
 from jaxvlm.planning.compiled import cuda_compiles, in_a_child
 from jaxvlm.training.hardware import Accelerator, by_kind, gib
 from jaxvlm.training.mesh import make_mesh
@@ -19,55 +20,80 @@ from jaxvlm.training.mesh import make_mesh
 _GIVEN = 0.9
 
 
-def with_rows(config):
-    """The configuration with a number for `train.rows_per_device="auto"`, chosen for these devices.
+def settled(config):
+    """The configuration with values for what is "auto", chosen for these devices.
 
-    An update has `train.accumulation` rows a device, as with one row a micro-batch; they are spread
-    over fewer micro-batches where more fit. All processes take the first one's choice.
+    With `train.rows_per_device="auto"` an update has `train.accumulation` rows a device, as with
+    one row a micro-batch; they are spread over fewer micro-batches where more fit. With
+    `train.remat="auto"` no more is recomputed than must be. All processes take the first one's
+    choice.
 
     Raises:
-      UserError: not even one row fits, or the step does not compile.
+      UserError: nothing fits, or the step does not compile.
     """
-    if config.train.rows_per_device != AUTO:
+    train = config.train
+    if AUTO not in (train.rows_per_device, train.remat):
         return config
     config = config.copy_and_resolve_references()
+    rows = ROWS if train.rows_per_device == AUTO else (train.rows_per_device,)
+    remats = REMAT if train.remat == AUTO else (train.remat,)
     with config.ignore_type():
-        config.train.rows_per_device = 1
-    chosen = _chosen_rows(config) if jax.process_index() == 0 else 0
+        config.train.rows_per_device = min(rows)
+    config.train.remat = remats[-1]
+    if jax.process_index() == 0:
+        chosen = _chosen(config, rows, remats)
+    else:
+        chosen = (0, 0)
     if jax.process_count() > 1:
-        chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
-    config.train.accumulation //= chosen
-    config.train.rows_per_device = chosen
+        chosen = multihost_utils.broadcast_one_to_all(np.array(chosen, np.int32))
+    count, remat = map(int, chosen)
+    total = config.train.rows_per_device * config.train.accumulation
+    config.train.rows_per_device, config.train.accumulation = count, total // count
+    config.train.remat = remats[remat]
     return config
 
 
-def _chosen_rows(config) -> int:
+def _chosen(config, rows: Sequence[int], remats: Sequence[str]) -> tuple[int, int]:
+    """Rows a device and micro-batch, and which of the rematerialisations."""
     mesh = tuple(make_mesh(config.mesh.data, config.mesh.fsdp).shape.values())
     device = this_device()
     target = device.name if by_kind(device.kind) and cuda_compiles() else None
-    best = best_rows(config, mesh, device, lambda setting, mesh: in_a_child(setting, mesh, target))
+
+    def compiled(setting, mesh):
+        return in_a_child(setting, mesh, target)
+
+    best = None
+    for remat in remats:
+        setting = with_setting(config, remat, config.optimizer.offload)
+        best = best_rows(setting, mesh, device, compiled, rows)
+        if best is not None:
+            break
+    asked = " and ".join(
+        f"train.{name}=auto"
+        for name, choices in (("rows_per_device", rows), ("remat", remats))
+        if len(choices) > 1
+    )
     if best is None and target is None and device.kind != "cpu":
         say(
-            "warning: train.rows_per_device=auto takes 1: the step was compiled for CPU, which "
-            f"needs more than the {gib(device.memory)} of {device.kind} (docs/scaling.md tells "
-            "what to install)",
+            f"warning: {asked} takes {config.train.rows_per_device} row(s) and remat "
+            f"{config.train.remat}: the step was compiled for CPU, which needs more than the "
+            f"{gib(device.memory)} of {device.kind} (docs/scaling.md tells what to install)",
             warns=True,
         )
-        return 1
+        return config.train.rows_per_device, len(remats) - 1
     if best is None:
         raise UserError(
-            f"train.rows_per_device='auto': not one row a device fits {gib(device.memory)} of "
-            f"{device.kind}; {_advice(config)}"
+            f"{asked}: not one row a device fits {gib(device.memory)} of {device.kind}; "
+            f"{_advice(config)}"
         )
     found = best[1]
-    rows = found.rows_per_device * found.accumulation * found.devices
+    total = found.rows_per_device * found.accumulation * found.devices
     say(
-        f"train.rows_per_device=auto: {found.rows_per_device} row(s) x {found.accumulation} "
-        f"micro-batches, {rows} rows an update, "
-        f"planned to take {gib(found.peak)} of {gib(device.memory)} "
-        f"(compiled for {target or 'cpu'})"
+        f"{asked}: {found.rows_per_device} row(s) x {found.accumulation} micro-batches, "
+        f"{total} rows an update, remat {found.remat}, planned to take {gib(found.peak)} of "
+        f"{gib(device.memory)} (compiled for {target or 'cpu'})"
     )
-    return found.rows_per_device
+    return found.rows_per_device, remats.index(found.remat)
 
 
 def this_device() -> Accelerator:
@@ -80,7 +106,7 @@ def this_device() -> Accelerator:
         return dataclasses.replace(known, memory=int(limit / _GIVEN)) if limit else known
     if jax.default_backend() != "cpu":
         raise UserError(
-            f"train.rows_per_device='auto': the memory of {kind!r} is not known; give a number"
+            f"the memory of {kind!r} is not known: give train.rows_per_device and train.remat"
         )
     share = psutil.virtual_memory().available // jax.local_device_count()
     return Accelerator("cpu", kind, 1e11, share, 1e10, 1e10, 1e10, (0, 0), 0, "")

@@ -1,7 +1,7 @@
 """Which mesh, rows, accumulation and rematerialisation to take on so many devices."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxvlm.planning.compiled import StepBytes
 from jaxvlm.planning.estimate import USABLE, Estimate, estimate, fits
@@ -12,9 +12,9 @@ from jaxvlm.training.mesh import mesh_sizes
 Compile = Callable[[object, tuple[int, int]], dict[str, StepBytes]]
 
 # From what is fastest to what takes least memory.
-_REMAT = ("none", "dots", "full")
+REMAT = ("none", "dots", "full")
 # Rows a device and micro-batch that are tried.
-_ROWS = (1, 2, 4, 8, 16)
+ROWS = (1, 2, 4, 8, 16)
 
 
 def meshes(config, devices: int) -> list[tuple[int, int]]:
@@ -56,7 +56,7 @@ def recommend(
       compiled: gives the bytes of a configuration's steps on a mesh.
     """
     for offload in dict.fromkeys((config.optimizer.offload, "host")):
-        for mesh, remat in itertools.product(meshes(config, devices), _REMAT):
+        for mesh, remat in itertools.product(meshes(config, devices), REMAT):
             setting = with_setting(config, remat, offload)
             resident = sum(state_bytes(setting, mesh[1]))
             if offload == "device" and resident > USABLE * device.memory:
@@ -68,7 +68,11 @@ def recommend(
 
 
 def best_rows(
-    config, mesh: tuple[int, int], device: Accelerator, compiled: Compile
+    config,
+    mesh: tuple[int, int],
+    device: Accelerator,
+    compiled: Compile,
+    choices: Sequence[int] = ROWS,
 ) -> tuple[object, Estimate] | None:
     """As many rows a device and micro-batch as fit, or None: fewer micro-batches gather less.
 
@@ -77,10 +81,11 @@ def best_rows(
       mesh: sizes of its axes.
       device: what computes.
       compiled: see `recommend`.
+      choices: numbers of rows to try, from the smallest.
     """
     best = None
     total = config.train.rows_per_device * config.train.accumulation
-    for rows in (n for n in _ROWS if total % n == 0):
+    for rows in (n for n in choices if total % n == 0):
         candidate = config.copy_and_resolve_references()
         candidate.train.rows_per_device, candidate.train.accumulation = rows, total // rows
         found = estimate(candidate, *mesh, compiled(candidate, mesh), device)
@@ -101,7 +106,7 @@ def smaller(config) -> Iterator[str]:
             f"--config.train.rows_per_device={train.rows_per_device // rows} "
             f"--config.train.accumulation={train.accumulation * rows}"
         )
-    for remat in _REMAT[_REMAT.index(train.remat) + 1 :]:
+    for remat in REMAT[REMAT.index(train.remat) + 1 :]:
         yield f"--config.train.remat={remat}"
     if config.optimizer.offload == "device":
         yield "--config.optimizer.offload=host"

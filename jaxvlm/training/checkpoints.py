@@ -36,7 +36,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 _FREE = ("data.num_workers", "train.log_every", "train.histograms_every", "train.save_every",
          "train.keep", "mesh.data",
          "mesh.fsdp", "data.val", "data.test", "data.image_roots", "train.rows_per_device",
-         "train.accumulation", "data.features.folder", "optimizer.offload",
+         "train.accumulation", "train.remat", "data.features.folder", "optimizer.offload",
          "train.watchdog_minutes", "train.max_skipped", "train.eval_every",
          "train.eval_samples", "train.best_by")  # fmt: skip
 # The folder in a workdir of frozen parameters that came from another run, and its identity in meta.

@@ -25,7 +25,7 @@ STAGE1 = Path(__file__).parents[2] / "configs" / "stage1.py"
 
 
 def main(flags: argparse.Namespace) -> None:
-    config = load(str(STAGE1), flags.overrides)
+    config = load(str(STAGE1), ["train.remat=full", *flags.overrides])
     check(config)
     device = by_name(flags.device)
     targets = ["cpu", *([device.name] if cuda_compiles() else [])]

@@ -224,7 +224,7 @@ def test_auto_takes_the_rows_that_fit(records, monkeypatch, capsys, gib, rows):
         at_start.psutil, "virtual_memory", lambda: type("M", (), {"available": 8 * GIB})
     )
     config = load(str(tiny.__file__), ["train.rows_per_device=auto", "train.accumulation=8"])
-    found = at_start.with_rows(config).train
+    found = at_start.settled(config).train
     assert (found.rows_per_device, found.accumulation) == (rows, 8 // rows)
     assert f"train.rows_per_device=auto: {rows} row(s) x {8 // rows}" in capsys.readouterr().out
 
@@ -233,7 +233,35 @@ def test_auto_that_fits_nowhere_says_what_takes_less(monkeypatch):
     monkeypatch.setattr(at_start, "in_a_child", lambda config, mesh, _: needing(9999)(config, mesh))
     config = load(str(tiny.__file__), ["train.rows_per_device=auto"])
     with pytest.raises(UserError, match=r"not one row a device fits .* What takes less: --config"):
-        at_start.with_rows(config)
+        at_start.settled(config)
+
+
+@pytest.mark.parametrize(("fits", "rows"), [("none", 4), ("dots", 4), ("full", 2)])
+def test_auto_recomputes_no_more_than_it_must(records, monkeypatch, capsys, fits, rows):
+    """Of several that fit it is the fastest, whose rows are then chosen."""
+    order = ("none", "dots", "full")
+
+    def compiled(config, mesh, target):
+        enough = order.index(config.train.remat) >= order.index(fits)
+        small = enough and config.train.rows_per_device <= rows
+        return needing(0.001 if small else 9999)(config, mesh)
+
+    monkeypatch.setattr(at_start, "in_a_child", compiled)
+    overrides = ["train.remat=auto", "train.rows_per_device=auto", "train.accumulation=4"]
+    found = at_start.settled(load(str(tiny.__file__), overrides)).train
+    assert (found.remat, found.rows_per_device, found.accumulation) == (fits, rows, 4 // rows)
+    said = capsys.readouterr().out
+    assert f"train.rows_per_device=auto and train.remat=auto: {rows} row(s)" in said
+    assert f"remat {fits}, planned to take" in said
+
+
+def test_auto_remat_keeps_the_rows_it_is_given(records, monkeypatch):
+    monkeypatch.setattr(
+        at_start, "in_a_child", lambda config, mesh, _: needing(0.001)(config, mesh)
+    )
+    overrides = ["train.remat=auto", "train.rows_per_device=2", "train.accumulation=3"]
+    found = at_start.settled(load(str(tiny.__file__), overrides)).train
+    assert (found.remat, found.rows_per_device, found.accumulation) == ("none", 2, 3)
 
 
 def test_time_grows_where_links_do_not_keep_up():
