@@ -2,7 +2,6 @@
 
 import math
 
-from jaxvlm.config import AUTO
 from jaxvlm.errors import UserError
 from jaxvlm.paths import flatten
 
@@ -64,7 +63,7 @@ _BELOW_ONE = (
 _CHOICES = {
     "precision": ("bfloat16", "float32"),
     "model.geometry.mode": ("per_view", "pooled", "none"),
-    "train.remat": ("none", "dots", "full", AUTO),
+    "train.remat": ("none", "dots", "full", "auto"),
     "train.best_by": ("exact_match", "loss"),
     "optimizer.offload": ("device", "host"),
     "optimizer.kernels": ("adamw", "muon"),

@@ -13,9 +13,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from jaxvlm.errors import UserError
+from jaxvlm.models.attention import attention
 from jaxvlm.models.dropout import dropout
 from jaxvlm.models.flat import flat
 from jaxvlm.models.flops import Flops
@@ -55,17 +56,25 @@ class PerceiverConfig:
         if not 0 <= self.dropout < 1:
             raise UserError(f"perceiver.dropout={self.dropout} is not in [0, 1)")
 
-    def flops(self, sets: float, context: float) -> Flops:
-        """Operations for image sets with so many context tokens together.
+    @property
+    def reads_as_latents(self) -> bool:
+        """Whether keys and values are made on the latents' side, see `CrossAttention`.
 
-        Keys and values are made on the latents' side, as `Attention` says.
+        Of a context token that takes M·N·D multiplications twice; making and reading its key and
+        value takes D·D + M·D twice.
         """
+        return self.num_latents * (self.num_heads - 1) <= self.latent_dim
+
+    def flops(self, sets: float, context: float) -> Flops:
+        """Operations for image sets with so many context tokens together."""
         latents, width = sets * self.num_latents, self.latent_dim
-        # Query, its key map, the value map and the output; then the MLP.
-        layer = latents * (4 * width**2 + 2 * width * self.ffn_dim)
+        # Query and output; then the MLP.
+        layer = latents * (2 * width**2 + 2 * width * self.ffn_dim)
+        # Key and value map.
+        layer += 2 * width**2 * (latents if self.reads_as_latents else context)
         ends = context * self.in_dim * width + latents * width * self.out_dim
-        # Each head compares its latents with the whole width of the context, and reads it.
-        pairs = context * self.num_latents * self.num_heads
+        # The heads share the width, or each compares its latents with all of it.
+        pairs = context * self.num_latents * (self.num_heads if self.reads_as_latents else 1)
         return Flops(2.0 * (self.num_layers * layer + ends), 4.0 * self.num_layers * pairs * width)
 
 
@@ -76,16 +85,16 @@ def _layer_norm(dim: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
 class CrossAttention(nnx.Module):
     """Multi-head attention from latents to context, with biases and one fused q, k, v kernel.
 
-    Latents are few and context tokens many, so the key and value maps are applied on the latents'
-    side: q·(Wₖc + bₖ) = (Wₖᵀq)·c + q·bₖ, whose last term is the same for all c and drops out of the
-    softmax, and Σ p(Wᵥc + bᵥ) = Wᵥ(Σ p c) + (Σ p) bᵥ. Keys and values of the context never exist:
-    C·M·N·D instead of C·D·D multiplications, a quarter at full size, and as much less memory.
-    `models.attention` neither fits these shapes (each head's query is D wide) nor drops weights.
+    Where latents are few and wide, the key and value maps are applied on their side:
+    q·(Wₖc + bₖ) = (Wₖᵀq)·c + q·bₖ, whose last term is the same for all c and drops out of the
+    softmax, and Σ p(Wᵥc + bᵥ) = Wᵥ(Σ p c) + bᵥ, for Σ p = 1. Keys and values of the context then
+    never exist: at full size a quarter of the multiplications, and as much less memory.
     """
 
     def __init__(self, config: PerceiverConfig, *, rngs: nnx.Rngs):
         self.num_heads = config.num_heads
         self.dropout = config.dropout
+        self.reads_as_latents = config.reads_as_latents
         self.qkv = nnx.Linear(config.latent_dim, 3 * config.latent_dim, rngs=rngs)
         self.out_proj = nnx.Linear(config.latent_dim, config.latent_dim, rngs=rngs)
 
@@ -93,39 +102,55 @@ class CrossAttention(nnx.Module):
         self,
         latents: Float[Array, "B M D"],
         context: Float[Array, "B C D"],
-        mask: Bool[Array, "B C"] | None,
+        lengths: Int[Array, "B"] | None,
         key: jax.Array | None,
     ) -> Float[Array, "B M D"]:
-        """Every latent's view of the context; the mean of the context if all of it is masked."""
-        width = latents.shape[-1]
-        heads = (width, self.num_heads, width // self.num_heads)
-        query_map, key_map, value_map = (
-            part.reshape(heads) for part in jnp.split(self.qkv.kernel[...], 3, axis=1)
-        )
-        query_bias, _, value_bias = (
-            part.reshape(heads[1:]) for part in jnp.split(self.qkv.bias[...], 3)
-        )
-        query = jnp.einsum("bmd,dnh->bmnh", latents, query_map) + query_bias
-        query = jnp.einsum("bmnh,dnh->bmnd", query, key_map)
-        weights = dropout(_weights(query, context, mask, heads[2]), self.dropout, key)
-        read = jnp.einsum("bnmc,bcd->bmnd", weights.astype(context.dtype), context)
-        total = weights.sum(-1).swapaxes(1, 2)[..., None].astype(context.dtype)
-        value = jnp.einsum("bmnd,dnh->bmnh", read, value_map) + total * value_bias
-        return self.out_proj(value.reshape(latents.shape))
+        """Every latent's view of the context, of which tokens from `lengths` on are padding."""
+        kernels = jnp.split(self.qkv.kernel[...], 3, axis=1)
+        biases = jnp.split(self.qkv.bias[...], 3)
+
+        def mapped(x: Float[Array, "B X D"], which: int) -> Float[Array, "B X N H"]:
+            out = flat(x) @ kernels[which] + biases[which]
+            return out.reshape(*x.shape[:2], self.num_heads, -1)
+
+        query = mapped(latents, 0)
+        drops = self.dropout > 0 and key is not None
+        if self.reads_as_latents and not drops:
+            key_map, value_map = (
+                kernel.reshape(len(kernel), self.num_heads, -1) for kernel in kernels[1:]
+            )
+            # `attention` divides by the square root of the width that it sees.
+            scale = self.num_heads**0.5
+            query = jnp.einsum("bmnh,dnh->bmnd", query * scale, key_map)
+            shared = context[:, :, None]
+            read = attention(query, shared, shared, lengths=lengths)
+            read = jnp.einsum("bmnd,dnh->bmnh", read, value_map).reshape(latents.shape)
+            read += biases[2]
+        elif drops:
+            read = _dropped_attention(
+                query, mapped(context, 1), mapped(context, 2), lengths, self.dropout, key
+            )
+        else:
+            read = attention(query, mapped(context, 1), mapped(context, 2), lengths=lengths)
+        return self.out_proj(read.reshape(latents.shape))
 
 
-def _weights(
-    query: Float[Array, "B M N D"],
-    context: Float[Array, "B C D"],
-    mask: Bool[Array, "B C"] | None,
-    head_dim: int,
-) -> Float[Array, "B N M C"]:
-    """Softmax of the scaled scores over the context, float32; masked tokens weigh nothing."""
-    scores = jnp.einsum("bmnd,bcd->bnmc", query, context, preferred_element_type=jnp.float32)
-    scores *= head_dim**-0.5
-    if mask is not None:
-        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
-    return jax.nn.softmax(scores, axis=-1)
+def _dropped_attention(
+    query: Float[Array, "B M N H"],
+    keys: Float[Array, "B C N H"],
+    values: Float[Array, "B C N H"],
+    lengths: Int[Array, "B"] | None,
+    rate: float,
+    key: jax.Array,
+) -> Float[Array, "B M N H"]:
+    """`attention`, some of whose weights are dropped."""
+    scores = jnp.einsum("bmnh,bcnh->bnmc", query, keys, preferred_element_type=jnp.float32)
+    scores *= query.shape[-1] ** -0.5
+    if lengths is not None:
+        seen = jnp.arange(keys.shape[1]) < lengths[:, None, None, None]
+        scores = jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
+    weights = dropout(jax.nn.softmax(scores, axis=-1), rate, key)
+    return jnp.einsum("bnmc,bcnh->bmnh", weights.astype(values.dtype), values)
 
 
 class Mlp(nnx.Module):
@@ -155,12 +180,12 @@ class Block(nnx.Module):
         self,
         latents: Float[Array, "B M D"],
         context: Float[Array, "B C D"],
-        mask: Bool[Array, "B C"] | None,
+        lengths: Int[Array, "B"] | None,
         key: jax.Array | None,
     ) -> Float[Array, "B M D"]:
         """The latents after reading the context once more."""
         attn_key, mlp_key = (None, None) if key is None else jax.random.split(key)
-        latents = self.norm1(latents + self.attn(latents, context, mask, attn_key))
+        latents = self.norm1(latents + self.attn(latents, context, lengths, attn_key))
         return batch_sharded(self.norm2(latents + self.mlp(latents, mlp_key)))
 
 
@@ -183,7 +208,7 @@ class Perceiver(nnx.Module):
     def __call__(
         self,
         context: Float[Array, "B C I"],
-        context_mask: Bool[Array, "B C"] | None = None,
+        lengths: Int[Array, "B"] | None = None,
         *,
         dropout_key: jax.Array | None = None,
         remat: str = "none",
@@ -192,14 +217,14 @@ class Perceiver(nnx.Module):
 
         Args:
           context: visual tokens of all views of an image set.
-          context_mask: true where a token is real; None if all are.
+          lengths: how many of each set's tokens are real, the others standing behind them; None
+            if all are. The first is read always.
           dropout_key: key of the dropout on attention weights and in the MLP; None for none.
           remat: what the backward pass recomputes, see `rematerialised`.
         """
         config = self.config
         if config.context == "first":
             context = context[:, : config.context_tokens]
-            context_mask = None if context_mask is None else context_mask[:, : context.shape[1]]
         context = batch_sharded(gathered(self.in_proj)(context))
         shape = (context.shape[0], *self.latents.shape)
         latents = jnp.broadcast_to(gathered(self.latents[...]).astype(context.dtype), shape)
@@ -207,7 +232,7 @@ class Perceiver(nnx.Module):
 
         def body(latents, scanned):
             layer, key = scanned
-            return gathered(layer)(latents, context, context_mask, key), None
+            return gathered(layer)(latents, context, lengths, key), None
 
         body = rematerialised(body, remat)
         latents, _ = jax.lax.scan(body, batch_sharded(latents), (self.layers, keys))

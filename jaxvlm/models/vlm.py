@@ -100,8 +100,9 @@ class VLM(nnx.Module):
         Features behind `feature_counts` and views behind `view_counts` are padding.
         """
         dtype = self.projector.latents[...].dtype
-        seen = jnp.arange(features.shape[1]) < feature_counts[:, None]
-        visual = self.projector(features.astype(dtype), seen, dropout_key=dropout_key, remat=remat)
+        visual = self.projector(
+            features.astype(dtype), feature_counts, dropout_key=dropout_key, remat=remat
+        )
         if hasattr(self, "geometry"):
             poses = gathered(self.geometry)(geometry.astype(dtype), view_counts)
             visual = jnp.concatenate([poses, visual], axis=1)

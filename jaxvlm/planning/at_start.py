@@ -100,16 +100,24 @@ def this_device() -> Accelerator:
     """What JAX has here; of a CPU's memory each fake device has a share."""
     kind = jax.devices()[0].device_kind
     known = by_kind(kind)
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    # What JAX was given, of which a plan would not use all.
+    memory = int(limit / _GIVEN) if limit else None
     if known:
-        limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-        # What JAX was given, of which a plan would not use all.
-        return dataclasses.replace(known, memory=int(limit / _GIVEN)) if limit else known
+        return dataclasses.replace(known, memory=memory or known.memory)
+    if memory and jax.default_backend() != "cpu":
+        return _unknown(kind, kind, memory)
     if jax.default_backend() != "cpu":
         raise UserError(
             f"the memory of {kind!r} is not known: give train.rows_per_device and train.remat"
         )
     share = psutil.virtual_memory().available // jax.local_device_count()
-    return Accelerator("cpu", kind, 1e11, share, 1e10, 1e10, 1e10, (0, 0), 0, "")
+    return _unknown("cpu", kind, share)
+
+
+def _unknown(name: str, kind: str, memory: int) -> Accelerator:
+    """A device of which only the memory is known; what fits does not depend on the rest."""
+    return Accelerator(name, kind, 1e11, memory, 1e10, 1e10, 1e10, (0, 0), 0, "")
 
 
 def out_of_memory(config, error: Exception) -> UserError | None:

@@ -41,12 +41,21 @@ def imported(**changes) -> Perceiver:
 
 
 @functools.partial(jax.jit, static_argnames="remat")
-def run(model, context, mask=None, key=None, remat="none"):
-    return model(context, mask, dropout_key=key, remat=remat)
+def run(model, context, lengths=None, key=None, remat="none"):
+    return model(context, lengths, dropout_key=key, remat=remat)
 
 
 def context() -> np.ndarray:
     return recorded()["case/aggregated_tokens"]
+
+
+@pytest.fixture(params=[True, False], ids=["latents", "keys"], autouse=True)
+def side(request, monkeypatch):
+    """Where keys and values are made, whatever these sizes would choose."""
+    monkeypatch.setattr(PerceiverConfig, "reads_as_latents", request.param)
+    imported.cache_clear()
+    yield
+    imported.cache_clear()
 
 
 @pytest.mark.parametrize("choice", ["all", "first"])
@@ -69,18 +78,19 @@ def test_full_size():
     assert sum(math.prod(leaf.shape) for leaf in shapes.values()) == 1_227_684_352
 
 
-def test_masked_tokens_do_not_matter():
+def test_padding_does_not_matter():
     model, tokens = imported(), context()
-    mask = np.arange(20) < np.array([[13], [20]])
-    garbage = np.where(mask[..., None], tokens, 1e4).astype(np.float32)
-    out = run(model, garbage, mask)
+    lengths = np.array([13, 20])
+    real = np.arange(20) < lengths[:, None]
+    garbage = np.where(real[..., None], tokens, 1e4).astype(np.float32)
+    out = run(model, garbage, lengths)
     np.testing.assert_allclose(out[0], run(model, tokens[:1, :13])[0], atol=1e-5)
     np.testing.assert_allclose(out[1], run(model, tokens)[1], atol=1e-5)
 
 
 def test_a_set_without_context_gives_finite_tokens_and_gradients():
     def loss(model):
-        return jnp.square(run(model, context(), np.zeros((2, 20), bool))).sum()
+        return jnp.square(run(model, context(), np.zeros(2, int))).sum()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(imported())
     assert np.isfinite(value)
@@ -88,8 +98,8 @@ def test_a_set_without_context_gives_finite_tokens_and_gradients():
 
 
 def test_first_reads_only_the_first_tokens():
-    tokens, mask = context(), np.ones((2, 20), bool)
-    first = run(imported(context="first", context_tokens=7), tokens, mask)
+    tokens = context()
+    first = run(imported(context="first", context_tokens=7), tokens, np.full(2, 20))
     np.testing.assert_allclose(first, run(imported(), tokens[:, :7]), atol=1e-5)
 
 
