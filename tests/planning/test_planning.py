@@ -312,7 +312,7 @@ def test_the_memory_of_a_gpu_is_what_jax_was_given(monkeypatch):
     monkeypatch.setattr(at_start.jax, "default_backend", lambda: "gpu")
     assert at_start.this_device().memory == int(60 * GIB / 0.9)
     monkeypatch.setattr(Gpu, "memory_stats", lambda self: None)
-    with pytest.raises(UserError, match=r"memory of 'Quadro' is not known: give train.rows_per_dev"):
+    with pytest.raises(UserError, match=r"memory of 'Quadro' is not known: give train.rows_per"):
         at_start.this_device()
 
 
