@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: the one place where every model of this package attends.
+"""Scaled dot-product attention, for every model of this package.
 
 Axes: B batch, T query tokens, S key tokens, N query heads, K key/value heads, H head dim.
 """
@@ -45,14 +45,17 @@ def attention(
 
     Raises:
       UserError: the environment variable `JAXVLM_ATTENTION` asks for what is not known.
+      ValueError: both segments and lengths, of which a query might see nothing.
     """
+    if segments is not None and lengths is not None:
+        raise ValueError("padding behind lengths is a segment of its own: give segments alone")
     if lengths is not None:
         lengths = jnp.maximum(lengths, 1)
     chosen = os.environ.get(CHOICE, "auto")
     if chosen not in _CHOICES:
         raise UserError(f"{CHOICE}={chosen!r}: expected one of {', '.join(_CHOICES)}")
     seen = Seen(segments, lengths)
-    if chosen == "auto" and cudnn.fits(query):
+    if chosen == "auto" and cudnn.fits(query, key, value):
         return cudnn.attend(query, key, value, seen, causal)
     batch, length, heads, dim = query.shape
     # Heads before tokens, as products want them; those of one key together.

@@ -17,10 +17,11 @@ _WIDEST = 128
 _elsewhere = False
 
 
-def fits(query: Float[Array, "B T N H"]) -> bool:
-    """Whether there is a kernel for such queries on the devices that run what is compiled."""
+def fits(query: Array, key: Array, value: Array) -> bool:
+    """Whether there is a kernel for such arrays on the devices that run what is compiled."""
     width = query.shape[3]
-    halves = query.dtype in (jnp.bfloat16, jnp.float16)
+    dtypes = {query.dtype, key.dtype, value.dtype}
+    halves = len(dtypes) == 1 and query.dtype in (jnp.bfloat16, jnp.float16)
     return (_elsewhere or _on_gpu()) and halves and width <= _WIDEST and width % 8 == 0
 
 

@@ -143,7 +143,7 @@ def _dropped_attention(
     rate: float,
     key: jax.Array,
 ) -> Float[Array, "B M N H"]:
-    """`attention`, some of whose weights are dropped."""
+    """`attention`, some of whose weights are dropped, which no kernel and no piece does."""
     scores = jnp.einsum("bmnh,bcnh->bnmc", query, keys, preferred_element_type=jnp.float32)
     scores *= query.shape[-1] ** -0.5
     if lengths is not None:
@@ -225,6 +225,8 @@ class Perceiver(nnx.Module):
         config = self.config
         if config.context == "first":
             context = context[:, : config.context_tokens]
+        if lengths is not None:
+            lengths = jnp.maximum(lengths, 1)
         context = batch_sharded(gathered(self.in_proj)(context))
         shape = (context.shape[0], *self.latents.shape)
         latents = jnp.broadcast_to(gathered(self.latents[...]).astype(context.dtype), shape)

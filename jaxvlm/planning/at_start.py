@@ -62,10 +62,22 @@ def _chosen(config, rows: Sequence[int], remats: Sequence[str]) -> tuple[int, in
     def compiled(setting, mesh):
         return in_a_child(setting, mesh, target)
 
+    if target is None and device.kind != "cpu":
+        say(
+            f"warning: the step is planned for a CPU, where it takes more than on {device.kind}: "
+            "less may seem to fit than does (docs/scaling.md tells what to install)",
+            warns=True,
+        )
     best = None
     for remat in remats:
         setting = with_setting(config, remat, config.optimizer.offload)
-        best = best_rows(setting, mesh, device, compiled, rows)
+        try:
+            best = best_rows(setting, mesh, device, compiled, rows)
+        except UserError as error:
+            # What takes too much to compile, takes too much.
+            if remat == remats[-1]:
+                raise
+            say(f"warning: remat {remat} is left out: {error}", warns=True)
         if best is not None:
             break
     asked = " and ".join(
@@ -76,8 +88,8 @@ def _chosen(config, rows: Sequence[int], remats: Sequence[str]) -> tuple[int, in
     if best is None and target is None and device.kind != "cpu":
         say(
             f"warning: {asked} takes {config.train.rows_per_device} row(s) and remat "
-            f"{config.train.remat}: the step was compiled for CPU, which needs more than the "
-            f"{gib(device.memory)} of {device.kind} (docs/scaling.md tells what to install)",
+            f"{config.train.remat}: on a CPU the step needs more than the {gib(device.memory)} of "
+            f"{device.kind}",
             warns=True,
         )
         return config.train.rows_per_device, len(remats) - 1

@@ -35,7 +35,9 @@ class Profile:
     """
 
     def __init__(self, workdir: Path, updates: range):
-        self._folder, self._updates = workdir / FOLDER, updates
+        # Of each process its own: JAX makes one file of all that it finds in a trace's folder.
+        own = f"process_{jax.process_index()}" if jax.process_count() > 1 else ""
+        self._folder, self._updates = workdir / FOLDER / own, updates
         self._running = False
 
     @classmethod

@@ -7,6 +7,7 @@ many new tokens, of another scene each; both ways run in one process, in turn, a
 """
 
 import argparse
+import dataclasses
 import json
 import platform
 import statistics
@@ -70,12 +71,11 @@ def steps(flags: argparse.Namespace, tokenizer, constraints, batch: int) -> tupl
     from jaxvlm.generation.sampling import Sampling
     from jaxvlm.generation.slots import Program
     from jaxvlm.models.decoder import Decoder
-    from jaxvlm.models.qwen3 import Qwen3Config
     from jaxvlm.training.mesh import make_mesh
 
     dtype = jnp.float32 if jax.devices()[0].platform == "cpu" else jnp.bfloat16
     rows = -(-tokenizer.rows // 128) * 128
-    config = Qwen3Config(**SIZES[flags.size] | {"vocab_size": rows})
+    config = dataclasses.replace(SIZES[flags.size], vocab_size=rows)
     mesh = make_mesh(-1, -1)
     weights = random_weights(config, dtype, mesh)
     # No token ends a text: behind its action one goes on with ends.

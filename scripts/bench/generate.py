@@ -14,18 +14,12 @@ import time
 
 import numpy as np
 import sides
+import stage1_batches
 
 from jaxvlm.console import print_table
 from jaxvlm.errors import UserError
 
-SIZES = {
-    "10m": {"vocab_size": 8_000, "hidden_size": 256, "num_layers": 6, "num_heads": 8,
-            "num_kv_heads": 4, "head_dim": 32, "intermediate_size": 768},
-    "100m": {"vocab_size": 32_000, "hidden_size": 768, "num_layers": 12, "num_heads": 12,
-             "num_kv_heads": 4, "head_dim": 64, "intermediate_size": 2_048},
-    "4b": {"vocab_size": 151_936, "hidden_size": 2_560, "num_layers": 36, "num_heads": 32,
-           "num_kv_heads": 8, "head_dim": 128, "intermediate_size": 9_728},
-}  # fmt: skip
+SIZES = {name: size.language for name, size in stage1_batches.SIZES.items()}
 SIDES = ("jaxvlm", "transformers")
 
 
@@ -67,7 +61,7 @@ def _row(ours: dict, theirs: dict) -> tuple:
 def measure(case: dict) -> dict:
     """One side at one batch, warmed up."""
     shape = (case["batch"], case["prompt"])
-    prompts = np.random.default_rng(0).integers(0, SIZES[case["size"]]["vocab_size"] - 10, shape)
+    prompts = np.random.default_rng(0).integers(0, SIZES[case["size"]].vocab_size - 10, shape)
     make = _jaxvlm if case["side"] == "jaxvlm" else _transformers
     generate, facts = make(case["size"], prompts)
     whole, first = (
@@ -115,13 +109,12 @@ def _jaxvlm(size: str, prompts: np.ndarray):
     from jaxvlm.generation.sampling import Sampling
     from jaxvlm.generation.slots import Program
     from jaxvlm.models.decoder import Decoder
-    from jaxvlm.models.qwen3 import Qwen3Config
     from jaxvlm.training.hardware import by_kind
     from jaxvlm.training.mesh import make_mesh
 
     device = jax.devices()[0]
     dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
-    config = Qwen3Config(**SIZES[size])
+    config = SIZES[size]
     mesh = make_mesh(-1, -1)
     weights = random_weights(config, dtype, mesh)
     # No token ends a text.
@@ -149,11 +142,10 @@ def _transformers(size: str, prompts: np.ndarray):
     import torch
     import transformers
 
-    from jaxvlm.models.qwen3 import Qwen3Config
     from jaxvlm.training.hardware import by_kind
 
     gpu = torch.cuda.is_available()
-    config = transformers.Qwen3Config(**Qwen3Config(**SIZES[size]).to_hf())
+    config = transformers.Qwen3Config(**SIZES[size].to_hf())
     dtype = torch.bfloat16 if gpu else torch.float32
     with torch.device("cuda" if gpu else "cpu"):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
@@ -186,12 +178,10 @@ def _bandwidth(known, platform: str) -> float:
 def _bytes(case: dict, dtype: str) -> float:
     """What a step reads: the weights, and the cache at its middle length."""
     size, number = SIZES[case["size"]], 2 if dtype == "bfloat16" else 4
-    width, layers, dim = size["hidden_size"], size["num_layers"], size["head_dim"]
-    layer = width * (2 * size["num_heads"] * dim + 2 * size["num_kv_heads"] * dim
-                     + 3 * size["intermediate_size"])  # fmt: skip
-    tokens = case["batch"] * (case["prompt"] + case["new"] / 2)
-    cache = 2 * size["num_kv_heads"] * dim * layers * tokens
-    return number * (layers * layer + width * size["vocab_size"] + cache)
+    width, layers, keys = size.hidden_size, size.num_layers, size.num_kv_heads * size.head_dim
+    layer = width * (2 * size.num_heads * size.head_dim + 2 * keys + 3 * size.intermediate_size)
+    cache = 2 * keys * layers * case["batch"] * (case["prompt"] + case["new"] / 2)
+    return number * (layers * layer + width * size.vocab_size + cache)
 
 
 def _cpu_bandwidth() -> float:

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -97,9 +98,10 @@ def write_record(path: Path | None, cases: Sequence[Mapping], **more: object) ->
             continue
     record = {
         "date": date.today().isoformat(),
-        "command": " ".join([f"python {sys.argv[0]}", *sys.argv[1:]]),
+        "command": shlex.join(["python", *sys.argv]),
         "machine": platform.platform(),
         "cores": os.cpu_count(),
+        "revision": _revision(),
         "versions": versions,
         **more,
         "cases": list(cases),
@@ -108,9 +110,18 @@ def write_record(path: Path | None, cases: Sequence[Mapping], **more: object) ->
     print(f"record: {path}")
 
 
+def _revision() -> str:
+    """What of the code was measured."""
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
 def _child(script: str, case: dict) -> dict:
     _COMPILED.mkdir(parents=True, exist_ok=True)
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(_COMPILED), **_MEMORY} | os.environ
+    # One GPU on every side.
+    defaults = {"JAX_COMPILATION_CACHE_DIR": str(_COMPILED), "CUDA_VISIBLE_DEVICES": "0", **_MEMORY}
+    environment = defaults | os.environ
     done = subprocess.run(
         [sys.executable, script, "--case", json.dumps(case)],
         capture_output=True, text=True, check=False, env=environment,

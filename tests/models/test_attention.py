@@ -159,10 +159,49 @@ def test_what_cudnn_does_not_take_is_attended_by_pieces(dtype, shape, sees):
     assert "cudnn" not in lowered_for_gpu(dtype, shape, sees)
 
 
+def test_mixed_dtypes_are_attended_by_pieces(monkeypatch):
+    monkeypatch.setattr(cudnn, "_on_gpu", lambda: True)
+    query, key, value = made(dtype=jnp.bfloat16)
+    assert cudnn.fits(query, key, value)
+    assert not cudnn.fits(query, key.astype(jnp.float16), value)
+
+
+def test_a_plan_for_absent_gpus_counts_on_the_kernel(monkeypatch):
+    monkeypatch.setattr(cudnn, "_elsewhere", False)
+    halves = made(dtype=jnp.bfloat16)
+    before = cudnn.fits(*halves)
+    cudnn.compile_for_absent_gpus()
+    assert cudnn.fits(*halves) and before == (jax.default_backend() == "gpu")
+
+
 @pytest.mark.usefixtures("gpu_pretended")
 def test_cudnn_can_be_turned_off(monkeypatch):
     monkeypatch.setenv("JAXVLM_ATTENTION", "pieces")
     assert "cudnn" not in lowered_for_gpu(jnp.bfloat16, *FULL["frame block"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kernel_is_told_what_a_query_sees(monkeypatch, kind):
+    """With JAX's exact attention in the kernel's place, for an odd number of tokens too."""
+    exact, told = jax.nn.dot_product_attention, []
+
+    def instead(*given, implementation, **sees):
+        told.append(implementation)
+        return exact(*given, implementation="xla", **sees)
+
+    sees, given = KINDS[kind], made()
+    expected = with_gradients(lambda *given: attention(*given, **sees), given)
+    monkeypatch.setattr(cudnn, "fits", lambda *given: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+    found = with_gradients(lambda *given: attention(*given, **sees), given)
+    assert set(told) == {"cudnn"}
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.abs(ours - theirs).max() < 1e-6 * np.abs(theirs).max()
+
+
+def test_segments_and_lengths_together_are_refused():
+    with pytest.raises(ValueError, match="give segments alone"):
+        attention(*made(), segments=SEGMENTS, lengths=np.array([19, 19]))
 
 
 def test_an_unknown_choice_is_refused(monkeypatch):

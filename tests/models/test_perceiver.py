@@ -112,6 +112,16 @@ def test_dropout_follows_its_key():
     assert np.abs(run(dropping, tokens, key=one) - run(dropping, tokens, key=two)).max() > 0.01
 
 
+def test_padding_does_not_matter_where_weights_are_dropped():
+    model, tokens, key = imported(dropout=0.3), context(), jax.random.key(1)
+    lengths = np.array([13, 0])
+    garbage = np.where(np.arange(20)[:, None] < lengths[:, None, None], tokens, 1e4)
+    garbage[1, 0] = tokens[1, 0]
+    for other in (garbage, garbage * 2 - np.where(garbage == 1e4, 0, garbage)):
+        out = run(model, other.astype(np.float32), lengths, key=key)
+        np.testing.assert_allclose(out, run(model, tokens, lengths, key=key), atol=1e-5)
+
+
 def test_dropout_keeps_the_mean_of_attention():
     """With dropped weights the expected attention output is the output without dropout."""
     layer = jax.tree.map(lambda leaf: leaf[0], imported(dropout=0.3).layers.attn)

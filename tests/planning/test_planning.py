@@ -255,6 +255,18 @@ def test_auto_recomputes_no_more_than_it_must(records, monkeypatch, capsys, fits
     assert f"remat {fits}, planned to take" in said
 
 
+def test_auto_goes_on_where_a_compiler_dies(records, monkeypatch, capsys):
+    def compiled(config, mesh, target):
+        if config.train.remat == "none":
+            raise UserError("the compiler was ended by SIGKILL")
+        return needing(0.001)(config, mesh)
+
+    monkeypatch.setattr(at_start, "in_a_child", compiled)
+    found = at_start.settled(load(str(tiny.__file__), ["train.remat=auto"])).train
+    assert found.remat == "dots"
+    assert "remat none is left out: the compiler was ended" in capsys.readouterr().err
+
+
 def test_auto_remat_keeps_the_rows_it_is_given(records, monkeypatch):
     monkeypatch.setattr(
         at_start, "in_a_child", lambda config, mesh, _: needing(0.001)(config, mesh)

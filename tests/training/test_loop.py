@@ -111,7 +111,9 @@ def test_a_field_that_a_run_is_older_than_is_as_it_was(straight):
 
 
 def test_changed_fields_that_do_not_matter_are_taken(straight, records, capsys):
-    config = tiny.config_for(records, train__log_every=3, evaluation__batch_sets=1)
+    changed = {"train__log_every": 3, "evaluation__batch_sets": 1, "train__remat": "dots"}
+    config = tiny.config_for(records, **changed)
+    assert config.train.remat != tiny.config_for(records).train.remat
     loop.train(config, straight)
     assert "nothing to do" in capsys.readouterr().out
     assert load(str(straight / "config.json")).evaluation.batch_sets == 1
