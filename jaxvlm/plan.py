@@ -22,13 +22,9 @@ def main(flags: argparse.Namespace) -> None:
     """Plans, and prints."""
     config = load(flags.config, flags.overrides)
     check(config)
-    # What the recommendation chooses is planned with what takes least.
-    least = []
     if config.train.rows_per_device == AUTO:
-        least.append("train.rows_per_device=1")
-    if config.train.remat == AUTO:
-        least.append("train.remat=full")
-    config = load(flags.config, [*flags.overrides, *least])
+        # The recommendation says how many.
+        config = load(flags.config, [*flags.overrides, "train.rows_per_device=1"])
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.planning.report import as_json, make_plan, show
     from jaxvlm.training.hardware import by_name

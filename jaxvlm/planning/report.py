@@ -3,8 +3,9 @@
 import dataclasses
 import json
 
+from jaxvlm.config import AUTO
 from jaxvlm.console import duration, print_table, progress, say
-from jaxvlm.planning.choice import recommend, smaller, with_setting
+from jaxvlm.planning.choice import REMAT, recommend, smaller, with_setting
 from jaxvlm.planning.compiled import StepBytes, cuda_compiles, in_a_child
 from jaxvlm.planning.estimate import USABLE, UTILISATION_SOURCE, Estimate, estimate, fits
 from jaxvlm.training.hardware import Accelerator, gib
@@ -64,9 +65,19 @@ def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) 
             advance()
         return known[key]
 
+    def planned(mesh: tuple[int, int], like: tuple[int, int]) -> Estimate:
+        """As a run would be, with the work space of another mesh."""
+        remats = REMAT if config.train.remat == AUTO else (config.train.remat,)
+        for remat in remats:
+            setting = with_setting(config, remat, config.optimizer.offload)
+            found = estimate(setting, *mesh, compiled(setting, like), device, like[1])
+            if fits(found, device):
+                break
+        return found
+
     with progress("compiling", len(counts), lines=False) as advance:
         meshes = [_mesh(config, count) for count in counts]
-        asked = [estimate(config, *mesh, compiled(config, mesh), device) for mesh in meshes]
+        asked = [planned(mesh, mesh) for mesh in meshes]
         best = recommend(config, counts[0], device, compiled) if recommends else None
     others = []
     for count in _SCALES:
@@ -74,9 +85,7 @@ def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) 
         given = max(config.mesh.data, config.mesh.fsdp, 1)
         if count not in counts and -1 in (config.mesh.data, config.mesh.fsdp) and not count % given:
             nearest = min(meshes, key=lambda mesh: abs(mesh[0] * mesh[1] - count))
-            mesh = _mesh(config, count)
-            steps = compiled(config, nearest)
-            others.append(estimate(config, *mesh, steps, device, nearest[1]))
+            others.append(planned(_mesh(config, count), nearest))
     flags, less = "", []
     if recommends and not best:
         # Behind the last that was tried.
@@ -137,6 +146,7 @@ def show(plan: Plan) -> None:
         (
             found.devices,
             f"{found.data} x {found.fsdp}",
+            found.remat,
             _gib(found.peak),
             _verdict(found, plan),
             f"{sum(found.traffic) / 1e9:,.3g} GB",
@@ -149,8 +159,9 @@ def show(plan: Plan) -> None:
     columns = (
         "devices",
         "data x fsdp",
+        "remat",
         "peak",
-        "",
+        "memory",
         "received",
         "communicating / computing",
         "update",

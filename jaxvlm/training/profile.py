@@ -23,7 +23,10 @@ def traced_updates(text: str) -> range:
     found = re.fullmatch(r"([0-9]+):([0-9]+)", text)
     first, last = (int(part) for part in found.groups()) if found else (0, 0)
     if not 1 <= first <= last:
-        raise UserError(f"--profile {text}: expected two updates as N:M, e.g. 10:12")
+        raise UserError(
+            f"--profile {text}: expected two updates as N:M, the second not before the first, "
+            "e.g. 10:12"
+        )
     return range(first, last + 1)
 
 

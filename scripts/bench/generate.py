@@ -24,6 +24,8 @@ SIDES = ("jaxvlm", "transformers")
 
 
 def main(flags: argparse.Namespace) -> None:
+    if flags.new < 2:
+        raise UserError("--new 1: a step is what a second token takes; expected at least 2")
     cases = [
         {"side": side, "batch": batch, "size": flags.size, "prompt": flags.prompt,
          "new": flags.new, "repeats": flags.repeats}
@@ -34,7 +36,7 @@ def main(flags: argparse.Namespace) -> None:
     rows = [_row(*found[at : at + 2]) for at in range(0, len(found), 2)]
     device = next((case["device"] for case in found if "device" in case), "no device")
     columns = ("batch", *(f"{side}, tokens/s" for side in SIDES), "ratio",
-               *(f"{side}, a step" for side in SIDES), "ratio",
+               *(f"{side}, ms a step" for side in SIDES), "of steps",
                *(f"{side}, of the bound" for side in SIDES))  # fmt: skip
     print_table(f"greedy decoding, {flags.size}, {flags.prompt} + {flags.new} tokens on {device}",
                 columns, rows)  # fmt: skip
@@ -42,19 +44,22 @@ def main(flags: argparse.Namespace) -> None:
 
 
 def _row(ours: dict, theirs: dict) -> tuple:
-    both = (ours, theirs)
-    failed = next((case["failed"] for case in both if "failed" in case), None)
-    if failed:
-        return (ours["batch"], failed, *["-"] * 7)
-    ours["times"] = ours["tokens_per_second"] / theirs["tokens_per_second"]
-    ours["times_step"] = theirs["step_seconds"] / ours["step_seconds"]
+    both, ratios = (ours, theirs), ["-", "-"]
+    if not any("failed" in case for case in both):
+        ours["times"] = ours["tokens_per_second"] / theirs["tokens_per_second"]
+        ours["times_step"] = theirs["step_seconds"] / ours["step_seconds"]
+        ratios = [f"{ours['times']:.2f}", f"{ours['times_step']:.2f}"]
+
+    def figures(form) -> list[str]:
+        return [case["failed"] if "failed" in case else form(case) for case in both]
+
     return (
         ours["batch"],
-        *(f"{case['tokens_per_second']:,.1f} ±{case['spread']:.0%}" for case in both),
-        f"{ours['times']:.2f}",
-        *(f"{1e3 * case['step_seconds']:.1f} ms" for case in both),
-        f"{ours['times_step']:.2f}",
-        *(f"{case['share_of_bound']:.0%}" for case in both),
+        *figures(lambda case: f"{case['tokens_per_second']:,.1f}{sides.spread(case)}"),
+        ratios[0],
+        *figures(lambda case: f"{1e3 * case['step_seconds']:.1f}"),
+        ratios[1],
+        *figures(lambda case: f"{case['share_of_bound']:.0%}"),
     )
 
 
@@ -68,6 +73,11 @@ def measure(case: dict) -> dict:
         sides.seconds_of(lambda new=new: generate(new), case["repeats"]) for new in (case["new"], 1)
     )
     step = (whole - first) / (case["new"] - 1)
+    if step <= 0:
+        raise UserError(
+            f"{case['new']} tokens took no longer than one: the machine is too busy, or --new too "
+            "small"
+        )
     return facts | {
         "seconds": whole,
         "prompt_seconds": first,
@@ -201,11 +211,11 @@ def parser() -> argparse.ArgumentParser:
         "generate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_argument("--size", choices=SIZES, default="100m")
-    flags.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")],
+    flags.add_argument("--batches", type=sides.counts,
                        default=[1, 16, 64])  # fmt: skip
-    flags.add_argument("--prompt", type=int, default=192, help="tokens of each prompt")
-    flags.add_argument("--new", type=int, default=64, help="tokens of each answer")
-    flags.add_argument("--repeats", type=int, default=3, help="measurements in each process")
+    flags.add_argument("--prompt", type=sides.count, default=192, help="tokens of each prompt")
+    flags.add_argument("--new", type=sides.count, default=64, help="tokens of each answer")
+    flags.add_argument("--repeats", type=sides.count, default=3, help="measurements a process")
     return flags
 
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import shlex
 import statistics
@@ -21,10 +22,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jaxvlm import entry
+from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
 from jaxvlm.training.hardware import GIB
 
 _PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
+# What changes the figures besides flags.
+_SETTINGS = ("JAXVLM_ATTENTION", "JAX_OPTIMIZATION_LEVEL", "XLA_FLAGS", "OMP_NUM_THREADS")
+_NO_MEMORY = "out of memory"
 _FULL = ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "MemoryError", "can't allocate memory")
 _COMPILED = Path(".cache/bench").resolve()
 # As in the Makefile: on a CPU, blocks of memory stay with the process, on all sides.
@@ -41,31 +46,78 @@ def run(
     measure: Callable[[dict], dict],
 ) -> None:
     """Runs a benchmark from the command line, or in a child one of its cases."""
-    flags.add_argument("--rounds", type=int, default=3, help="how often each case is measured")
+    flags.add_argument("--rounds", type=count, default=3, help="how often each case is measured")
     flags.add_argument("--output", type=Path, help="write the record as JSON")
     flags.add_argument("--case", help=argparse.SUPPRESS)
 
     def begin(given: argparse.Namespace) -> None:
         if given.case:
             print(json.dumps(measure(json.loads(given.case))))
-        else:
-            main(given)
+            return
+        if given.output:
+            given.output.parent.mkdir(parents=True, exist_ok=True)
+        main(given)
 
     entry.run(flags, begin, configured=False)
+
+
+def count(text: str) -> int:
+    """A number of at least 1, from a flag."""
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of at least 1")
+    return int(text)
+
+
+def counts(text: str) -> list[int]:
+    """Such numbers with commas between them."""
+    if not all(re.fullmatch("[0-9]{1,9}", part) and int(part) for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers of at least 1, like 1,4")
+    return [int(part) for part in text.split(",")]
+
+
+def some_of(names: Sequence[str], between: str) -> Callable[[str], list[str]]:
+    """What reads several of some names from a flag."""
+
+    def read(text: str) -> list[str]:
+        unknown = [part for part in text.split(between) if part not in names]
+        if unknown:
+            known = f"{between} ".join(names)
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is unknown, expected some of {known}")
+        return text.split(between)
+
+    return read
 
 
 def in_turn(script: str, cases: Sequence[dict], rounds: int) -> list[dict]:
     """Measures every case once, then again; each with its medians, and `spread` of its seconds.
 
-    A case that does not fit has `failed` instead.
+    A case that did not run has `failed` instead.
+
+    Raises:
+      UserError: some run on a GPU and some do not.
     """
     found: list[list[dict]] = [[] for _ in cases]
+    devices: dict[bool, str] = {}
     for number in range(rounds):
-        for case, made in zip(cases, found, strict=True):
-            if not made or "failed" not in made[-1]:
-                print(f"round {number + 1}: {_named(case)}", file=sys.stderr, flush=True)
-                made.append(_child(script, case))
+        for place, (case, made) in enumerate(zip(cases, found, strict=True)):
+            if made and "failed" in made[-1]:
+                continue
+            where = f"round {number + 1} of {rounds}, {place + 1} of {len(cases)}"
+            print(f"{where}: {_named(case)}", file=sys.stderr, flush=True)
+            made.append(_child(script, case))
+            if "device" in made[-1]:
+                devices[made[-1]["device"] == "cpu"] = case["side"]
+            if len(devices) > 1:
+                raise UserError(
+                    f"{devices[False]} runs on a GPU and {devices[True]} on a CPU: install both "
+                    "JAX and PyTorch for GPUs, or hide the GPU (CUDA_VISIBLE_DEVICES=)"
+                )
     return [case | _medians(made) for case, made in zip(cases, found, strict=True)]
+
+
+def spread(case: Mapping) -> str:
+    """How far the rounds of a case lie apart, behind its figure; nothing for one round."""
+    return f" ±{case['spread']:.0%}" if case["spread"] is not None else ""
 
 
 def seconds_of(work: Callable[[], None], repeats: int) -> float:
@@ -87,9 +139,19 @@ def peak_gib(gpu: int | None) -> float:
 
 
 def write_record(path: Path | None, cases: Sequence[Mapping], **more: object) -> None:
-    """Writes the cases with what they were measured on."""
-    if path is None:
-        return
+    """Writes the cases with what they were measured on.
+
+    Raises:
+      UserError: afterwards, if a case failed for another reason than memory.
+    """
+    if path is not None:
+        _write(path, cases, more)
+    failed = [case for case in cases if case.get("failed", _NO_MEMORY) != _NO_MEMORY]
+    if failed:
+        raise UserError(f"{len(failed)} cases failed, the first ({_named(failed[0])})")
+
+
+def _write(path: Path, cases: Sequence[Mapping], more: Mapping) -> None:
     versions = {}
     for name in _PACKAGES:
         try:
@@ -101,6 +163,8 @@ def write_record(path: Path | None, cases: Sequence[Mapping], **more: object) ->
         "command": shlex.join(["python", *sys.argv]),
         "machine": platform.platform(),
         "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "environment": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
         "revision": _revision(),
         "versions": versions,
         **more,
@@ -130,7 +194,7 @@ def _child(script: str, case: dict) -> dict:
         return json.loads(done.stdout.splitlines()[-1])
     full = done.returncode == -9 or any(word in done.stderr for word in _FULL)
     print(f"{_named(case)}: {'does not fit' if full else done.stderr[-1500:]}", file=sys.stderr)
-    return {"failed": "out of memory" if full else done.stderr.strip().splitlines()[-1]}
+    return {"failed": _NO_MEMORY if full else done.stderr.strip().splitlines()[-1]}
 
 
 def _medians(rounds: Sequence[dict]) -> dict:
@@ -141,7 +205,8 @@ def _medians(rounds: Sequence[dict]) -> dict:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         found[name] = statistics.median(each[name] for each in rounds) if number else value
     taken = [each["seconds"] for each in rounds]
-    return found | {"spread": (max(taken) - min(taken)) / 2 / found["seconds"]}
+    apart = (max(taken) - min(taken)) / 2 / found["seconds"]
+    return found | {"spread": apart if len(taken) > 1 else None}
 
 
 def _named(case: Mapping) -> str:

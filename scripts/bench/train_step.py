@@ -17,11 +17,11 @@ from pathlib import Path
 import made_up
 import sides
 import stage1_batches
-from vggt import numbers
 
 from convert import parts
 from jaxvlm.config import load
 from jaxvlm.console import print_table
+from jaxvlm.planning.choice import REMAT
 from jaxvlm.training.hardware import by_kind
 
 OURS = ("jaxvlm", "jaxvlm, context first", "jaxvlm, from images")
@@ -84,7 +84,7 @@ def _show(views: int, per_set: int, cases: list[dict]) -> None:
             off = f"{case['loss_off_by']:.1e}"
         rows.append((
             name,
-            f"{case['seconds']:.2f} ±{case['spread']:.0%}",
+            f"{case['seconds']:.2f}{sides.spread(case)}",
             f"{case['samples_per_second']:.2f}",
             *(_figure(case.get(n), form) for n, form in (
                 ("tokens_per_second", ",.0f"), ("tflops", ".3g"), ("mfu", ".0%"),
@@ -93,7 +93,7 @@ def _show(views: int, per_set: int, cases: list[dict]) -> None:
             off,
         ))  # fmt: skip
     columns = ("", "s/update", "samples/s", "tokens/s", "TFLOP/s", "MFU", "peak GiB", "× original",
-               "with the cache", "× best", "loss off by")  # fmt: skip
+               "× with cache writing", "× best", "loss off by")  # fmt: skip
     shape = f"{views} view{'s' * (views > 1)}, {per_set} question{'s' * (per_set > 1)} a set"
     print_table(f"Stage 1, {cases[0]['size']}, {shape}, on {device}", columns, rows)
 
@@ -227,19 +227,24 @@ def parser() -> argparse.ArgumentParser:
     )
     add = flags.add_argument
     add("--size", choices=stage1_batches.SIZES, default="100m")
-    add("--views", type=numbers, default=[1])
-    add("--per_set", type=numbers, default=[1], help="questions of an image set")
-    add("--pixels", type=int, default=448, help="side of the images")
-    add("--questions", type=int, default=192, help="of an update")
-    add("--rows", type=int, default=1, help="of our micro-batches")
-    add("--row_length", type=int, default=4096, help="tokens of our rows")
-    add("--micro_batch", type=int, default=6, help="questions of the original's micro-batches")
+    add("--views", type=sides.counts, default=[1])
+    add("--per_set", type=sides.counts, default=[1], help="questions of an image set")
+    add("--pixels", type=sides.count, default=448, help="side of the images")
+    add("--questions", type=sides.count, default=192, help="of an update")
+    add("--rows", type=sides.count, default=1, help="of our micro-batches")
+    add("--row_length", type=sides.count, default=4096, help="tokens of our rows")
+    add(
+        "--micro_batch",
+        type=sides.count,
+        default=6,
+        help="of the original, in questions",
+    )
     add("--padding", choices=("512", "longest"), default="512", help="of the original's rows")
-    add("--remat", type=lambda text: text.split(","), default=["dots"], help="none,dots,full")
-    add("--sides", type=lambda text: text.split(";"), default=[*OURS[:2], *THEIRS],
+    add("--remat", type=sides.some_of(REMAT, ","), default=["dots"], help="none,dots,full")
+    add("--sides", type=sides.some_of((*OURS, *THEIRS), ";"), default=[*OURS[:2], *THEIRS],
         help=f"which, with ; between them: {'; '.join((*OURS, *THEIRS))}")  # fmt: skip
     add("--epochs", type=float, default=3.4, help="of a run, over which a cache is written once")
-    add("--repeats", type=int, default=3, help="updates measured in each process")
+    add("--repeats", type=sides.count, default=3, help="updates measured in each process")
     add("--compiled", action=argparse.BooleanOptionalAction, default=False,
         help="compile the best PyTorch")  # fmt: skip
     add("--checkpointing", action=argparse.BooleanOptionalAction, default=False,

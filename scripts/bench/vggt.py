@@ -44,7 +44,8 @@ def main(flags: argparse.Namespace) -> None:
             rows.append(_row(views, pixels, each, kinds))
     device = next((case["device"] for case in found if "device" in case), "no device")
     columns = ("views", "pixels", *(f"{kind}, ms" for kind in kinds), "TFLOP/s",
-               *(f"× {kind}" for kind in kinds[1:]), "memory ×", "off by")  # fmt: skip
+               *(f"times as fast as {kind}" for kind in kinds[1:]), "memory / torch's",
+               "outputs off by")  # fmt: skip
     print_table(f"VGGT's aggregator, {flags.size}, on {device}", columns, rows)
     for case in found:
         case.pop("sample", None)
@@ -75,7 +76,7 @@ def _row(views: int, pixels: int, each: dict[str, dict], kinds: tuple[str, ...])
 def _time(case: dict) -> str:
     if "failed" in case:
         return "-"
-    return f"{1000 * case['seconds']:,.1f} ±{case['spread']:.0%}"
+    return f"{1000 * case['seconds']:,.1f}{sides.spread(case)}"
 
 
 def measure(case: dict) -> dict:
@@ -159,19 +160,14 @@ def _sample(values) -> list[float]:
     return [float(value) for value in values[:: max(len(values) // _COMPARED, 1)]]
 
 
-def numbers(text: str) -> list[int]:
-    """`1,2,4` as a list."""
-    return [int(part) for part in text.split(",")]
-
-
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         "vggt.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_argument("--size", choices=SIZES, default="1b")
-    flags.add_argument("--views", type=numbers, default=[1, 2, 4, 8, 10])
-    flags.add_argument("--pixels", type=numbers, default=[448, 518], help="sides of the images")
-    flags.add_argument("--repeats", type=int, default=5, help="measurements in each process")
+    flags.add_argument("--views", type=sides.counts, default=[1, 2, 4, 8, 10])
+    flags.add_argument("--pixels", type=sides.counts, default=[448, 518], help="of the images")
+    flags.add_argument("--repeats", type=sides.count, default=5, help="measurements a process")
     flags.add_argument(
         "--compiled", action=argparse.BooleanOptionalAction, default=True,
         help="also PyTorch compiled (on a CPU it needs a C++ compiler)",

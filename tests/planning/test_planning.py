@@ -190,6 +190,18 @@ def test_a_plan_with_a_given_axis_leaves_other_numbers_out(monkeypatch):
     assert {each.fsdp for each in found.others} == {8}
 
 
+def test_a_plan_of_auto_is_that_of_the_run(monkeypatch):
+    """On one device the first remat that fits, on more another."""
+
+    def compiled(config, mesh, _):
+        return needing({"none": 60, "dots": 9, "full": 1}[config.train.remat])(config, mesh)
+
+    monkeypatch.setattr(report, "in_a_child", compiled)
+    found = report.make_plan(stage1(train__remat="auto"), [8], H100, False)
+    assert [each.remat for each in found.asked] == ["dots"]
+    assert {each.devices: each.remat for each in found.others}[1] == "full"
+
+
 def test_a_mesh_that_cannot_be_is_refused():
     config = stage1(mesh__data=3, mesh__fsdp=-1)
     with pytest.raises(UserError, match=r"mesh.data=3 x mesh.fsdp=-1 does not make 8 devices"):
