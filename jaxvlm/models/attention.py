@@ -50,7 +50,7 @@ def attention(
     if segments is not None and lengths is not None:
         raise ValueError("padding behind lengths is a segment of its own: give segments alone")
     if lengths is not None:
-        lengths = jnp.maximum(lengths, 1)
+        lengths = jnp.clip(lengths, 1, key.shape[1])
     chosen = os.environ.get(CHOICE, "auto")
     if chosen not in _CHOICES:
         raise UserError(f"{CHOICE}={chosen!r}: expected one of {', '.join(_CHOICES)}")

@@ -134,7 +134,9 @@ def _unknown(name: str, kind: str, memory: int) -> Accelerator:
 
 def out_of_memory(config, error: Exception) -> UserError | None:
     """What to say of an error, if it is that a device has no memory left."""
-    if "RESOURCE_EXHAUSTED" not in str(error):
+    text = str(error)
+    # The runtime calls a full disk so, too.
+    if "RESOURCE_EXHAUSTED" not in text or "No space left" in text:
         return None
     return UserError(f"out of memory: {first_line(error)}. {_advice(config)}")
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
+from jaxvlm.errors import UserError
 from jaxvlm.planning.compiled import StepBytes
 from jaxvlm.planning.estimate import USABLE, Estimate, estimate, fits
 from jaxvlm.planning.state_bytes import state_bytes
@@ -88,7 +89,13 @@ def best_rows(
     for rows in (n for n in choices if total % n == 0):
         candidate = config.copy_and_resolve_references()
         candidate.train.rows_per_device, candidate.train.accumulation = rows, total // rows
-        found = estimate(candidate, *mesh, compiled(candidate, mesh), device)
+        try:
+            found = estimate(candidate, *mesh, compiled(candidate, mesh), device)
+        except UserError:
+            # What takes too much to compile, takes too much.
+            if best is None:
+                raise
+            break
         if not fits(found, device):
             break
         best = candidate, found

@@ -119,10 +119,10 @@ def in_a_child(config, mesh: tuple[int, int], target: str | None) -> dict[str, S
         done = subprocess.run(
             command, env=_environment(mesh, target), capture_output=True, text=True, check=False
         )
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or [""])[-1]
+    if done.returncode or not done.stdout.strip():
+        said = (done.stderr.strip().splitlines() or ["its process said nothing"])[-1]
         if done.returncode < 0:
-            killed = signal.Signals(-done.returncode).name
+            killed = signal.strsignal(-done.returncode) or f"signal {-done.returncode}"
             said = f"the compiler was ended by {killed} (was the memory full?). {said}".strip()
         raise UserError(f"the step does not compile for {mesh[0]} x {mesh[1]} devices: {said}")
     found = json.loads(done.stdout.splitlines()[-1])

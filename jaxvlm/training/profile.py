@@ -9,7 +9,7 @@ from typing import Self
 import jax
 
 from jaxvlm.console import say
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, first_line
 
 FOLDER = "profile"
 
@@ -48,8 +48,10 @@ class Profile:
         """What was asked for, if the run still makes these updates.
 
         Raises:
-          UserError: it has made them already, or never will.
+          UserError: it has made them already, or never will; or there is no place for the trace.
         """
+        if updates is not None and (workdir / FOLDER).is_file():
+            raise UserError(f"{workdir / FOLDER} is a file, where the traces' folder should be")
         if updates is not None and not made < updates[0] <= updates[-1] <= last:
             raise UserError(
                 f"--profile {updates[0]}:{updates[-1]}: this run makes the updates {made + 1} to "
@@ -64,26 +66,42 @@ class Profile:
             yield False
             return
         if not self._running:
-            options = jax.profiler.ProfileOptions()
-            # Python's own calls would take most of the file.
-            options.python_tracer_level = 0
-            self._folder.mkdir(parents=True, exist_ok=True)
-            jax.profiler.start_trace(
-                self._folder, create_perfetto_trace=True, profiler_options=options
-            )
-            self._running = True
+            self._start()
         with jax.profiler.StepTraceAnnotation("update", step_num=number):
             yield True
-        if number == self._updates[-1]:
+        if self._updates and number == self._updates[-1]:
             self.close()
 
     def close(self) -> None:
         """Writes what was traced; a run that stops early has less of it."""
-        if self._running:
-            self._running = False
+        if not self._running:
+            return
+        self._running = False
+        with self._warned():
             jax.profiler.stop_trace()
             (newest,) = sorted(self._folder.glob("plugins/profile/*"))[-1:]
             say(
                 f"trace: {newest / 'perfetto_trace.json.gz'} (open it at ui.perfetto.dev, or "
                 f"{self._folder} in TensorBoard with its profile plugin)"
             )
+
+    def _start(self) -> None:
+        options = jax.profiler.ProfileOptions()
+        # Python's own calls would take most of the file.
+        options.python_tracer_level = 0
+        with self._warned():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            jax.profiler.start_trace(
+                self._folder, create_perfetto_trace=True, profiler_options=options
+            )
+            self._running = True
+
+    @contextlib.contextmanager
+    def _warned(self) -> Iterator[None]:
+        """Training goes on without its trace, where for example the disk is full."""
+        try:
+            yield
+        # Whatever the profiler or its files raise.
+        except Exception as error:
+            self._updates = range(0)
+            say(f"warning: no trace in {self._folder}: {first_line(error)}", warns=True)

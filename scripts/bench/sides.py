@@ -23,7 +23,7 @@ from pathlib import Path
 
 from jaxvlm import entry
 from jaxvlm.errors import UserError
-from jaxvlm.files import write_text
+from jaxvlm.files import draft_of, write_text
 from jaxvlm.training.hardware import GIB
 
 _PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
@@ -55,7 +55,13 @@ def run(
             print(json.dumps(measure(json.loads(given.case))))
             return
         if given.output:
-            given.output.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                given.output.parent.mkdir(parents=True, exist_ok=True)
+                draft = draft_of(given.output)
+                draft.touch()
+                draft.unlink()
+            except OSError as error:
+                raise UserError(f"--output {given.output}: {error.strerror}") from error
         main(given)
 
     entry.run(flags, begin, configured=False)
@@ -190,11 +196,14 @@ def _child(script: str, case: dict) -> dict:
         [sys.executable, script, "--case", json.dumps(case)],
         capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    full = done.returncode == -9 or any(word in done.stderr for word in _FULL)
+    said, lines = done.stdout.strip().splitlines(), done.stderr.strip().splitlines()
+    if done.returncode == 0 and said:
+        return json.loads(said[-1])
+    # The system kills what takes too much.
+    full = done.returncode == -9 or any(word in line for word in _FULL for line in lines[-3:])
     print(f"{_named(case)}: {'does not fit' if full else done.stderr[-1500:]}", file=sys.stderr)
-    return {"failed": _NO_MEMORY if full else done.stderr.strip().splitlines()[-1]}
+    last = lines[-1] if lines else "it said nothing"
+    return {"failed": _NO_MEMORY if full else f"exit code {done.returncode}: {last}"}
 
 
 def _medians(rounds: Sequence[dict]) -> dict:

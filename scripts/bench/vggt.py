@@ -9,6 +9,7 @@ and compiled with weights in bfloat16; ours keeps the last layer. The outputs ar
 import argparse
 
 import made_up
+import numpy as np
 import sides
 
 from convert import vggt as names
@@ -65,9 +66,8 @@ def _row(views: int, pixels: int, each: dict[str, dict], kinds: tuple[str, ...])
     mine["tflops"] = sum(config.flops(views, pixels, pixels)) / mine["seconds"] / 1e12
     theirs, memory = each["torch"], "-"
     if "sample" in theirs:
-        most = max(map(abs, theirs["sample"]))
-        pairs = zip(mine["sample"], theirs["sample"], strict=True)
-        mine["off_by"] = max(abs(a - b) for a, b in pairs) / most
+        ours, other = np.array(mine["sample"]), np.array(theirs["sample"])
+        mine["off_by"] = float(np.abs(ours - other).max() / np.abs(other).max())
         memory = f"{mine['peak_gib'] / theirs['peak_gib']:.2f}"
     off = f"{mine['off_by']:.1e}" if "off_by" in mine else "-"
     return (views, pixels, *times, f"{mine['tflops']:.3g}", *ratios, memory, off)
@@ -87,8 +87,6 @@ def measure(case: dict) -> dict:
 
 
 def _images(shape: tuple[int, ...]):
-    import numpy as np
-
     return np.random.default_rng(0).random(shape, np.float32)
 
 

@@ -221,8 +221,21 @@ def test_what_takes_less_is_named_from_the_mildest_on():
             load(str(tiny.__file__), [load_with, "data.row_length=4096"])
 
 
+def test_rows_that_do_not_compile_are_not_taken(records, monkeypatch):
+    def compiled(config, mesh, _):
+        if config.train.rows_per_device > 2:
+            raise UserError("the compiler was ended")
+        return needing(0.001)(config, mesh)
+
+    monkeypatch.setattr(at_start, "in_a_child", compiled)
+    config = load(str(tiny.__file__), ["train.rows_per_device=auto", "train.accumulation=8"])
+    assert at_start.settled(config).train.rows_per_device == 2
+
+
 def test_an_error_of_memory_says_what_takes_less():
     config = stage1()
+    full_disk = RuntimeError("RESOURCE_EXHAUSTED: x.pb; No space left on device")
+    assert at_start.out_of_memory(config, full_disk) is None
     assert at_start.out_of_memory(config, RuntimeError("INTERNAL: x")) is None
     error = at_start.out_of_memory(config, RuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
     assert "RESOURCE_EXHAUSTED: Out of memory" in str(error)

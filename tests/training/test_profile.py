@@ -9,6 +9,7 @@ import tiny
 
 from jaxvlm import entry, train
 from jaxvlm.training.compilation import keep_compiled
+from jaxvlm.training.profile import Profile
 
 
 def run(records, workdir, *flags):
@@ -37,6 +38,35 @@ def test_a_trace_has_the_updates_that_were_asked_for(records, tmp_path, capsys):
     steps = [e["args"]["step_num"] for e in events if e.get("name") == "update"]
     assert sorted(map(int, steps)) == [3, 4]
     assert any(e.get("name") == "waiting for the batch" for e in events)
+
+
+@pytest.mark.parametrize("step", ["start_trace", "stop_trace"])
+def test_training_goes_on_without_its_trace(step, records, tmp_path, capsys, monkeypatch, leaves):
+    real = getattr(jax.profiler, step)
+
+    def full(*given, **more):
+        if step == "stop_trace":
+            real()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jax.profiler, step, full)
+    assert run(records, tmp_path / "run", "--profile", "3:4") is None
+    assert "warning: no trace in" in capsys.readouterr().err
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_each_process_has_a_folder_for_its_trace(tmp_path, monkeypatch):
+    assert Profile(tmp_path, range(1))._folder == tmp_path / "profile"
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert Profile(tmp_path, range(1))._folder == tmp_path / "profile" / "process_1"
+
+
+def test_a_file_in_the_place_of_traces_is_refused(records, tmp_path, capsys, leaves):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "profile").touch()
+    assert run(records, tmp_path / "run", "--profile", "3:4") == 2
+    assert "profile is a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
