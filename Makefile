@@ -1,6 +1,6 @@
 # make demo   sets up and teaches a small model to see rooms (under ten minutes, no GPU)
 # make test   sets up and runs the tests
-# make bench  sets up and compares speed with PyTorch at small sizes (under five minutes)
+# make bench  sets up and compares speed with PyTorch at small sizes
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PY := $(VENV)/bin/python

@@ -17,7 +17,9 @@ _WIDEST = 128
 _elsewhere = False
 
 
-def fits(query: Array, key: Array, value: Array) -> bool:
+def fits(
+    query: Float[Array, "B T N H"], key: Float[Array, "B S K H"], value: Float[Array, "B S K H"]
+) -> bool:
     """Whether there is a kernel for such arrays on the devices that run what is compiled."""
     width = query.shape[3]
     dtypes = {query.dtype, key.dtype, value.dtype}
