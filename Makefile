@@ -34,6 +34,7 @@ bench: $(VENV)/.test
 	$(PY) scripts/bench/vggt.py --size small --views 1,2 --pixels 224 --rounds 2 --no-compiled
 	$(PY) scripts/bench/train_step.py --size 10m --pixels 112 --questions 12 --row_length 512 --rows 2 --rounds 2 --repeats 2
 	$(PY) scripts/bench/generate.py --size 10m --batches 1,16 --new 32 --rounds 1
+	$(PY) scripts/bench/data.py --scenes 6 --workers 1 --seconds 2 --repeats 1
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

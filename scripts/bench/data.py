@@ -1,15 +1,15 @@
 """How full rows are on real questions, and how fast batches come, beside a torch DataLoader.
 
-    python scripts/bench/data.py --tokenizer FOLDER --questions FILE.jsonl [FILE.json ...] \
-        --photos FOLDER [--output FILE.json]
+    python scripts/bench/data.py [--photos FOLDER] [--tokenizer FOLDER] \
+        [--questions FILE.jsonl FILE.json ...] [--output FILE.json]
 
 Record files and official SQA3D files (with the annotations beside them) are packed into rows of
-4,096 tokens. Photographs become scenes of eight views, different in every scene, which all loaders
-read: torch does the original's work (one question a sample; its images decoded, resized to 448,
-cropped, made float tensors; text padded to 512), ours makes packed rows: from images, from images
-decoded in a part of their size ("draft"), and from cached features. Every loader runs in a process
-of its own, one at a time, held to as many cores as it has worker processes (one core for none), for
-some seconds, in turns; medians are shown.
+4,096 tokens. Photographs, or without any rendered rooms, become scenes of eight views, different in
+every scene, which all loaders read: torch does the original's work (one question a sample; its
+images decoded, resized to 448, cropped, made float tensors; text padded to 512), ours makes packed
+rows: from images, from images decoded in a part of their size ("draft"), and from cached features.
+Every loader runs in a process of its own, one at a time, held to as many cores as it has worker
+processes (one core for none), for some seconds, in turns; medians are shown.
 """
 
 import argparse
@@ -60,13 +60,12 @@ def main(flags: argparse.Namespace) -> None:
     if flags.child:
         print(json.dumps(CHILDREN[flags.child](flags)))
         return
-    if not flags.photos:
-        raise UserError("--photos FOLDER: give some photographs (JPEG)")
     packages = ("grain", "jax", "numpy", "pillow", "torch")
     result = {
         "machine": platform.platform(),
         "cores": os.cpu_count(),
         "versions": {name: version(name) for name in packages},
+        "photos": "given" if flags.photos else "rendered rooms",
         "image": list(flags.image),
         "scenes": flags.scenes,
         "questions_per_set": flags.questions_per_set,
@@ -137,9 +136,7 @@ def good_records(path: str) -> list[Record]:
 def make_scenes(folder: Path, flags: argparse.Namespace) -> None:
     """Scenes of eight views made of photographs, eight questions about each, and their features."""
     rng = np.random.default_rng(0)
-    photos = [Image.open(path).convert("RGB") for path in sorted(Path(flags.photos).glob("*.jpg"))]
-    if not photos:
-        raise UserError(f"--photos {flags.photos}: there is no .jpg")
+    photos = [Image.open(path).convert("RGB") for path in photographs(folder, flags.photos)]
     width, height = flags.image
     entries = []
     for scene in range(flags.scenes):
@@ -158,6 +155,20 @@ def make_scenes(folder: Path, flags: argparse.Namespace) -> None:
             entries.append({"images": names, "scene_id": f"scene{scene}", **asked})
     write_records(folder / "records.jsonl", entries)
     make_features(folder, rng)
+
+
+def photographs(folder: Path, given: Path | None) -> list[Path]:
+    """Files of photographs: those given, or pictures of a few rooms."""
+    if given is None:
+        given = folder / "rooms"
+        command = [sys.executable, "-m", "jaxvlm.rooms", "--output", str(given), "--no-sheet"]
+        command += ["--train-rooms", "2", "--val-rooms", "1", "--test-rooms", "1"]
+        command += ["--views", "4", "--image-size", "448"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    found = sorted(given.rglob("*.jpg"))
+    if not found:
+        raise UserError(f"--photos {given}: there is no .jpg")
+    return found
 
 
 def make_features(folder: Path, rng: np.random.Generator) -> None:
@@ -369,7 +380,9 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--tokenizer", default="jaxvlm:rooms", help="a folder, or jaxvlm:rooms")
     flags.add_argument("--questions", nargs="*", default=[], help="files to pack into rows")
-    flags.add_argument("--photos", type=Path, help="folder of photographs")
+    flags.add_argument(
+        "--photos", type=Path, help="folder of photographs (default: rendered rooms)"
+    )
     flags.add_argument("--image", nargs=2, type=int, default=(640, 480), help="size of the views")
     flags.add_argument("--scenes", type=int, default=24)
     flags.add_argument("--questions_per_set", type=int, default=8)
