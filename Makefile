@@ -1,10 +1,12 @@
 # make demo   sets up and teaches a small model to see rooms (under ten minutes, no GPU)
 # make test   sets up and runs the tests
 # make bench  sets up and compares speed with PyTorch at small sizes
+# make bench-gpu  the same at full size, on a GPU as large as an H200; keeps the records
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PY := $(VENV)/bin/python
 RUN := runs/demo
+RECORD := scripts/bench/results/$(shell date +%F)
 FEATURES := --config.data.features.folder=$(RUN)/features --config.data.features.dtype=float32
 
 # Two tests at a time; those of a file in one process, for they share what they have made.
@@ -16,7 +18,7 @@ demo: export MALLOC_MMAP_MAX_ = 0
 demo: export MALLOC_TRIM_THRESHOLD_ = 68719476736
 demo: export MALLOC_TOP_PAD_ = 67108864
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow bench bench-gpu lint clean
 
 demo: $(VENV)/.run
 	$(PY) -m jaxvlm.rooms --output $(RUN)/rooms
@@ -36,6 +38,12 @@ bench: $(VENV)/.test
 	$(PY) scripts/bench/generate.py --size 10m --batches 1,16 --new 32 --rounds 1
 	$(PY) scripts/bench/data.py --scenes 6 --workers 1 --seconds 2 --repeats 1
 
+bench-gpu: $(VENV)/.gpu
+	$(PY) scripts/bench/vggt.py --output $(RECORD)-vggt-gpu.json
+	$(PY) scripts/bench/train_step.py --size 4b --views 1,8 --per_set 1,8 --remat none,dots,full --compiled --output $(RECORD)-train-step-gpu.json
+	$(PY) scripts/bench/generate.py --size 4b --output $(RECORD)-generate-gpu.json
+	$(PY) scripts/bench/constrain.py --size 4b --output $(RECORD)-constrain-gpu.json
+
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
@@ -50,6 +58,10 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[test]
 	touch $(VENV)/.run $@
+
+$(VENV)/.gpu: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[test,cuda12]
+	touch $(VENV)/.run $(VENV)/.test $@
 
 clean:
 	rm -rf $(VENV) .cache/tests runs/demo

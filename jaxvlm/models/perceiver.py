@@ -20,6 +20,7 @@ from jaxvlm.models.attention import attention
 from jaxvlm.models.dropout import dropout
 from jaxvlm.models.flat import flat
 from jaxvlm.models.flops import Flops
+from jaxvlm.models.gelu import gelu
 from jaxvlm.models.partition import batch_sharded, gathered
 from jaxvlm.models.remat import rematerialised
 
@@ -163,7 +164,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "B M D"], key: jax.Array | None) -> Float[Array, "B M D"]:
         """Maps every latent by itself."""
-        hidden = jax.nn.gelu(self.fc1(flat(x)), approximate=False)
+        hidden = gelu(self.fc1(flat(x)))
         return self.fc2(dropout(hidden, self.dropout, key)).reshape(x.shape)
 
 

@@ -51,7 +51,7 @@ def _forward(query, key, value, seen, causal):
         scores = _scores(query, key, _mask(own, seen, key.shape[2], causal))
         most = scores.max(axis=-1)
         # The sum is that of the rounded weights, so that what is common to them cancels.
-        weights = jnp.exp(scores - most[..., None]).astype(value.dtype)
+        weights = _weights(scores, most, query.shape[-1]).astype(value.dtype)
         share = 1 / weights.sum(axis=-1, dtype=jnp.float32)
         out = _product("bkts,bksh->bkth", _flat(weights), value)
         out = out.reshape(query.shape) * share[..., None]
@@ -72,7 +72,7 @@ def _backward(causal, kept, gradient):
     def piece(sums, parts):
         own, query, gradient, common, most, share = parts
         mask = _mask(own, seen, key.shape[2], causal)
-        weights = jnp.exp(_scores(query, key, mask) - most[..., None]) * share[..., None]
+        weights = _weights(_scores(query, key, mask), most, query.shape[-1]) * share[..., None]
         change = _product("bkth,bksh->bkts", _flat(gradient), value).reshape(weights.shape)
         change = weights * (change - common[..., None]) * query.shape[-1] ** -0.5
         if mask is not None:
@@ -121,9 +121,15 @@ def _product(axes: str, *factors: Array) -> Array:
 
 
 def _scores(query: Array, key: Array, mask: Array | None) -> Array:
-    scores = _product("bkth,bksh->bkts", _flat(query), key) * query.shape[-1] ** -0.5
+    """Products of queries and keys, not scaled: that is done where they are looked at again."""
+    scores = _product("bkth,bksh->bkts", _flat(query), key)
     scores = scores.reshape(*query.shape[:4], -1)
     return scores if mask is None else jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+
+
+def _weights(scores: Array, most: Array, dim: int) -> Array:
+    """Weights of scores of heads of a dimension, by the largest of each query."""
+    return jnp.exp((scores - most[..., None]) * dim**-0.5)
 
 
 def _flat(x: Float[Array, "B K G T X"]) -> Float[Array, "B K G*T X"]:

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxvlm.models.attention import attention
+from jaxvlm.models.gelu import gelu
 from jaxvlm.models.partition import batch_sharded, gathered
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -116,7 +117,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "*axes C"]) -> Float[Array, "*axes O"]:
         """Transforms the last axis."""
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class Block(nnx.Module):
