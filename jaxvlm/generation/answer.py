@@ -95,7 +95,7 @@ class Conversation:
         Raises:
           UserError: an image cannot be read, whatever `data.on_bad_record` says.
         """
-        sets = answerer.reader.empty(answerer.config.evaluation.batch_sets * answerer.devices)
+        sets = answerer.reader.empty(answerer.devices)
         answerer.reader.read(sets, 0, shown, range(_views(answerer, shown)))
         self._answerer, self._shown = answerer, shown
         self._visual = answerer.encode(sets)[0]

@@ -1,4 +1,4 @@
-"""What decoding is given of image sets: read ahead, encoded many at a time, each once.
+"""What decoding is given of image sets: encoded many at a time, each once.
 
 Axes: N image sets, M visual vectors a set, D width.
 """
@@ -18,7 +18,8 @@ from jaxvlm.models.vlm import VLMConfig, abstract_vlm
 from jaxvlm.paths import unflatten
 
 _ROWS = PartitionSpec(BATCH_AXES)
-# What a set is seen by: its images, or what VGGT has made of them before.
+# What a set is seen by: its images, or what VGGT has made of them before; how much of that is real;
+# and what goes with it.
 _INPUTS = {
     "encode": ("images", "view_counts", "geometry"),
     "project": ("features", "feature_counts", "view_counts", "geometry"),
@@ -34,6 +35,10 @@ def encoder(
       model: sizes.
       params: all parts but the language model, whole on every device.
       mesh: devices, among which the sets are shared out; N is a multiple of their number.
+
+    Returns:
+      The function. Views that none of its sets has cost nothing; it is compiled for every number
+      of views, of those that the largest of its sets has.
     """
     abstract = abstract_vlm(dataclasses.replace(model, language=None))
 
@@ -51,6 +56,9 @@ def encoder(
 
     def encoded(sets):
         way = "project" if "features" in sets else "encode"
+        large, count = _INPUTS[way][:2]
+        most = max(int(sets[count].max()), 1)
+        sets = sets | {large: sets[large][:, :most]}
         inputs = jax.device_put([sets[name] for name in _INPUTS[way]], split)
         return jax.device_get(compiled(way)(params, *inputs))
 

@@ -18,8 +18,9 @@ from jaxvlm.generation.answer import Asked, Conversation, Group, answers, prompt
 from jaxvlm.generation.controls import other_scenes
 from jaxvlm.generation.engine import Engine
 from jaxvlm.generation.restore import imported_answerer, restore_answerer, with_features
+from jaxvlm.generation.see import encoder
 from jaxvlm.models.tree import load
-from jaxvlm.models.vlm import abstract_vlm, vlm_config
+from jaxvlm.models.vlm import VLM, abstract_vlm, vlm_config
 from jaxvlm.paths import unflatten
 from jaxvlm.training.features import cache_features
 from jaxvlm.training.mesh import make_mesh
@@ -75,6 +76,38 @@ def test_answers_are_those_of_the_training_pass(answerer, asked):
     assert len(set(texts)) > 2
     for record, text in list(zip(asked, texts, strict=True))[::3]:
         assert answerer.tokenizer.decode(uncached(answerer, record)) == text
+
+
+def test_a_conversation_encodes_no_more_than_its_image_set(answerer, asked, monkeypatch):
+    seen = []
+
+    def encode(self, images, *others, of=VLM.encode, **more):
+        seen.append(images.shape[:2])
+        return of(self, images, *others, **more)
+
+    monkeypatch.setattr(VLM, "encode", encode)
+    mesh = make_mesh(-1, -1)
+    params = run_parameters(answerer.checkpoint, answerer.config, mesh)
+    params = {path: leaf for path, leaf in params.items() if not path.startswith("language/")}
+    own = dataclasses.replace(
+        answerer, encode=encoder(vlm_config(answerer.config.model), params, mesh)
+    )
+    alone = next(record for record in asked if len(record.images) == 1)
+    *_, text = Conversation(own, alone).stream(alone)
+    assert seen == [(1, 1)]
+    assert text == answer_records(answerer, [alone])[0]
+
+
+def test_sets_are_seen_alike_beside_sets_of_more_views(answerer, asked):
+    alone = next(record for record in asked if len(record.images) == 1)
+    more = next(record for record in asked if len(record.images) > 1)
+    found = []
+    for beside in (alone, more):
+        sets = answerer.reader.empty(2 * answerer.devices)
+        for place, record in enumerate((alone, beside)):
+            answerer.reader.read(sets, place, record, range(len(record.images)))
+        found.append(answerer.encode(sets)[0])
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
 
 
 def test_reserved_ids_never_come_out(answerer, asked):
