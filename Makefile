@@ -1,4 +1,4 @@
-# make demo   sets up and teaches a small model to see rooms (under ten minutes, no GPU)
+# make demo   sets up and teaches a small model to see rooms (8 to 16 minutes on two CPU cores, no GPU)
 # make test   sets up and runs the tests
 # make bench  sets up and compares speed with PyTorch at small sizes
 # make bench-gpu  the same at full size, on a GPU as large as an H200; keeps the records
