@@ -65,13 +65,15 @@ def train(
         status(workdir) if is_first() else contextlib.nullcontext(lambda: None) as begin,
     ):
         resumed = update_to_resume(workdir, resume_from)
+        made = 0 if resumed is None else int(resumed.name)
+        profile = Profile.of_a_run(workdir, traced, made, config.train.max_steps)
         run, state = prepare(config, workdir, mesh, resumed)
         print_start(run)
         checkpoints = Checkpoints(workdir, config.train.keep)
         try:
             with watchdog(config.train.watchdog_minutes) as alive:
                 if resumed is not None:
-                    state = _resume(run, state, checkpoints, int(resumed.name))
+                    state = _resume(run, state, checkpoints, made)
                 else:
                     keep(workdir, {path: run.frozen[path] for path in run.kept}, run.origin)
                 # Also when resuming: fields that do not change results may have.
@@ -79,7 +81,7 @@ def train(
                     write_text(workdir / "config.json", to_json(config))
                 alive()
                 begin()
-                _Updates(run, state, checkpoints, stop, alive).make(traced)
+                _Updates(run, state, checkpoints, stop, alive).make(profile)
                 checkpoints.close()
         finally:
             checkpoints.close()
@@ -115,13 +117,12 @@ class _Updates:
         # What the devices compute: the micro-batch under way, and the one before.
         self._computing = self._before = ()
 
-    def make(self, traced: range | None) -> None:
-        """Makes them, tracing some; returns when the last checkpoint stands."""
+    def make(self, profile: Profile) -> None:
+        """Makes them, tracing those of a profile; returns when the last checkpoint stands."""
         run, config, last = self._run, self._config, self._last
         if self._first >= last:
             say(f"all {last} updates stand in {run.workdir}; nothing to do")
             return
-        profile = Profile.of_a_run(run.workdir, traced, self._first, last)
         steps = make_steps(
             run.model,
             run.optimizer,

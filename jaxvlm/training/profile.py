@@ -53,10 +53,8 @@ class Profile:
         if updates is not None and (workdir / FOLDER).is_file():
             raise UserError(f"{workdir / FOLDER} is a file, where the traces' folder should be")
         if updates is not None and not made < updates[0] <= updates[-1] <= last:
-            raise UserError(
-                f"--profile {updates[0]}:{updates[-1]}: this run makes the updates {made + 1} to "
-                f"{last}"
-            )
+            left = f"makes the updates {made + 1} to {last}" if made < last else "has made them all"
+            raise UserError(f"--profile {updates[0]}:{updates[-1]}: this run {left}")
         return cls(workdir, updates or range(0))
 
     @contextlib.contextmanager

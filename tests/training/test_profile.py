@@ -84,6 +84,16 @@ def test_updates_that_are_not_made_are_refused(flag, message, records, tmp_path,
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_a_refused_profile_leaves_the_checkpoints_of_a_run(records, tmp_path, capsys, leaves):
+    workdir = tmp_path / "run"
+    assert run(records, workdir) is None
+    assert run(records, workdir, "--resume_from", "3", "--profile", "2:3") == 2
+    assert "--profile 2:3: this run makes the updates 4 to 6" in capsys.readouterr().err
+    assert (workdir / "checkpoints" / "6").is_dir()
+    assert run(records, workdir, "--profile", "2:3") == 2
+    assert "--profile 2:3: this run has made them all" in capsys.readouterr().err
+
+
 def test_compiled_programs_stay_in_the_workdir_unless_told_otherwise(tmp_path):
     told = jax.config.jax_compilation_cache_dir
     keep_compiled(tmp_path)
