@@ -24,6 +24,8 @@ VERSION = 4
 """Raised whenever the same parameters would make different rooms, images or questions."""
 OWN = ("images", "depth", "parts", "meta.json", "contact_sheet.png", "kinds.png")
 SPLITS = ("train", "val", "test")
+# Between a part's questions and its actions: a form feed, which never stands in a line of JSON.
+_BETWEEN = "\f"
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,12 @@ class RoomsFolder:
     def finish(self) -> None:
         """Joins the parts into record files, in the order of the rooms."""
         for split in SPLITS:
-            questions, actions = [], []
-            for index in range(self.parameters.rooms(split)):
-                part = json.loads(self.part(split, index).read_text())
-                questions += part["questions"]
-                actions += part["actions"]
-            _write_lines(self.path / f"{split}.jsonl", questions)
-            _write_lines(self.path / f"actions_{split}.jsonl", actions)
+            parts = [
+                self.part(split, index).read_text().partition(_BETWEEN)
+                for index in range(self.parameters.rooms(split))
+            ]
+            _write_text(self.path / f"{split}.jsonl", "".join(part[0] for part in parts))
+            _write_text(self.path / f"actions_{split}.jsonl", "".join(part[2] for part in parts))
         self._write_meta(complete=True)
         shutil.rmtree(self.path / "parts")
 
@@ -194,16 +195,16 @@ def _write_room(folder: Path, parameters: Parameters, room_id: tuple[str, int]) 
     # Written last: a part that exists vouches for the room's images.
     path = _part(folder, split, index)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_text(path, json.dumps({"questions": questions, "actions": actions}))
+    _write_text(path, _lines(questions) + _BETWEEN + _lines(actions))
     return room_id
 
 
 def _part(folder: Path, split: str, index: int) -> Path:
-    return folder / "parts" / split / f"{index:06d}.json"
+    return folder / "parts" / split / f"{index:06d}.txt"
 
 
-def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    _write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+def _lines(records: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def _write_text(path: Path, text: str) -> None:

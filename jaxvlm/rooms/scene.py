@@ -1,6 +1,9 @@
 """A room and what stands in it, as facts: plan, openings, objects. World: metres, z up."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -154,7 +157,7 @@ class RoomObject:
         """Unit direction [2] its front faces."""
         return np.array([-np.sin(self.yaw), np.cos(self.yaw)])
 
-    @property
+    @cached_property
     def footprint(self) -> np.ndarray:
         """Corners [4,2] on the floor plan, counter-clockwise."""
         return rectangle(self.centre[:2], self.size[:2], self.yaw)
@@ -211,25 +214,38 @@ def rectangle(centre: np.ndarray, size: tuple[float, float], yaw: float) -> np.n
 
 def gap(a: np.ndarray, b: np.ndarray) -> float:
     """Distance in metres between convex outlines [N,2] and [M,2]; 0 where they overlap."""
-    if _overlap(a, b):
+    # Plain numbers: an outline has four corners, and an array costs more than its sums.
+    first, second = a.tolist(), b.tolist()
+    if not (_separates(first, second) or _separates(second, first)):
         return 0.0
-    return min(_edge_distance(a, b), _edge_distance(b, a))
+    return min(_edge_distance(first, second), _edge_distance(second, first))
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
-    for outline in (a, b):
-        edges = np.roll(outline, -1, axis=0) - outline
-        axes = np.stack([-edges[:, 1], edges[:, 0]])
-        pa, pb = a @ axes, b @ axes
-        if ((pa.max(0) < pb.min(0)) | (pb.max(0) < pa.min(0))).any():
-            return False
-    return True
+_Outline = list[list[float]]
 
 
-def _edge_distance(points: np.ndarray, outline: np.ndarray) -> float:
-    start = outline
-    edge = np.roll(outline, -1, axis=0) - start
-    length = np.maximum((edge**2).sum(-1), 1e-12)
-    share = (((points[:, None] - start) * edge).sum(-1) / length).clip(0, 1)
-    nearest = start + share[..., None] * edge
-    return float(np.linalg.norm(points[:, None] - nearest, axis=-1).min())
+def _edges(outline: _Outline) -> Iterator[tuple[float, float, float, float]]:
+    """Where each edge begins, and how far it goes."""
+    for (x, y), (to_x, to_y) in zip(outline, outline[1:] + outline[:1], strict=True):
+        yield x, y, to_x - x, to_y - y
+
+
+def _separates(outline: _Outline, other: _Outline) -> bool:
+    """Whether a line along one of the outline's edges has the two on different sides."""
+    for _, _, dx, dy in _edges(outline):
+        own = [dx * y - dy * x for x, y in outline]
+        others = [dx * y - dy * x for x, y in other]
+        if max(own) < min(others) or max(others) < min(own):
+            return True
+    return False
+
+
+def _edge_distance(points: _Outline, outline: _Outline) -> float:
+    """From the nearest of some points to the nearest place on an outline's edges."""
+    least = math.inf
+    for x, y, dx, dy in _edges(outline):
+        length = max(dx * dx + dy * dy, 1e-12)
+        for px, py in points:
+            share = min(max(((px - x) * dx + (py - y) * dy) / length, 0.0), 1.0)
+            least = min(least, math.hypot(px - x - share * dx, py - y - share * dy))
+    return least

@@ -15,7 +15,7 @@ from jaxvlm.rooms.mesh import room_mesh
 from jaxvlm.rooms.scene import Plan, Room, RoomObject, make_key
 
 SHEET_ROOMS, ROOMS_A_ROW = 12, 3
-VIEW_SIZE, KIND_SIZE = 352, 224
+VIEW_SIZE, KIND_SIZE = 256, 160
 KINDS_A_ROW = 6
 BORDER = 6
 
