@@ -10,7 +10,7 @@ RECORD := scripts/bench/results/$(shell date +%F)
 FEATURES := --config.data.features.folder=$(RUN)/features --config.data.features.dtype=float32
 
 # Two tests at a time; those of a file in one process, for they share what they have made.
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadfile --durations 20
 
 # glibc hands large blocks back to the system after every update; keeping them saves a fifth of the
 # demo's time.

@@ -116,6 +116,8 @@ def run(page: str, commands: list[str], changed: list[str], folder: Path) -> Non
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(folder / ".cache" / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # Compiling is most of the time of runs as short as these.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     began = time.monotonic()
     started = [
