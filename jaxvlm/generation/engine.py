@@ -161,7 +161,7 @@ class Engine:
             prompts.lengths[at], prompts.rows[at] = size, row
             prompts.limits[at], prompts.serials[at] = size + request.most, request.serial
             if request.constraint is not None:
-                _hold(prompts.held, at, request.constraint)
+                put_constraint(prompts.held, at, request.constraint)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), prompts)
         self._state = self._program.admit(
             self._weights, self._state, jax.device_put(flat, self._split)
@@ -206,7 +206,7 @@ class Engine:
             yield Answer(request.key, made[:-1] if ended else made, ended, seconds, box)
 
 
-def _hold(held: Held, at: tuple[int, int], constraint: Constraint) -> None:
+def put_constraint(held: Held, at: tuple[int, int], constraint: Constraint) -> None:
     """Puts a constraint where a prompt stands; its text begins at place 0."""
     places, tokens = constraint.tokens.shape
     held.tokens[at][:places, :tokens] = constraint.tokens

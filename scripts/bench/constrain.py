@@ -2,8 +2,9 @@
 
     python scripts/bench/constrain.py --tokenizer Qwen/Qwen3-4B-Instruct-2507 [--output FILE.json]
 
-Random weights of the sizes of generate.py with the tokenizer's own vocabulary. Every text has as
-many new tokens, of another scene each; both ways run in one process, in turn, and medians count.
+Random weights of the sizes of generate.py with the tokenizer's own vocabulary; every text is of
+another scene. Both ways go on side by side in one process, some steps each in turn: what counts is
+the median over such pairs of what held texts take more than the free ones beside them.
 """
 
 import argparse
@@ -20,9 +21,12 @@ from generate import SIZES, random_weights
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
+from jaxvlm.errors import UserError
 
 
 def main(flags: argparse.Namespace) -> None:
+    if not 0 < flags.piece <= flags.new or flags.rounds < 1:
+        raise UserError("expected --piece from 1 to --new, and --rounds of at least 1")
     import jax
 
     from jaxvlm.data.actions.constraint import ActionConstraints
@@ -39,15 +43,24 @@ def main(flags: argparse.Namespace) -> None:
         made.append(time.perf_counter() - begun)
     cases = []
     for batch in flags.batches:
-        plain, held = steps(flags, tokenizer, constraints, batch)
-        cases.append({"batch": batch, "plain": plain, "held": held, "cost": held / plain - 1})
+        pairs = steps(flags, tokenizer, constraints, batch)
+        plain, held = (statistics.median(side) for side in zip(*pairs, strict=True))
+        median, within = cost(pairs)
+        cases.append({"batch": batch, "plain": plain, "held": held, "cost": median,
+                      "cost_95": within, "pairs": pairs})  # fmt: skip
     device = jax.devices()[0].device_kind
     rows = [
-        (c["batch"], f"{1e3 * c['plain']:.2f} ms", f"{1e3 * c['held']:.2f} ms", f"{c['cost']:+.1%}")
-        for c in cases
+        (
+            case["batch"],
+            *(f"{1e3 * case[side]:.2f} ms" for side in ("plain", "held")),
+            f"{case['cost']:+.1%}",
+            "{:+.1%} to {:+.1%}".format(*case["cost_95"]),
+            len(case["pairs"]),
+        )
+        for case in cases
     ]
     print_table(f"a step, {flags.size}, {tokenizer.rows:,} tokens, on {device}",
-                ("batch", "free", "held", "cost"), rows)  # fmt: skip
+                ("batch", "free", "held", "cost", "95%", "pairs"), rows)  # fmt: skip
     first, other = 1e3 * made[0], 1e3 * statistics.median(made[1:])
     print(f"vocabulary sorted in {ready:.2f} s; the first scene's automaton takes {first:.1f} ms, "
           f"another's {other:.1f} ms")  # fmt: skip
@@ -55,55 +68,79 @@ def main(flags: argparse.Namespace) -> None:
         record = {
             "machine": platform.platform(), "device": device, "size": flags.size,
             "vocabulary": tokenizer.rows, "prompt": flags.prompt, "new": flags.new,
-            "rounds": flags.rounds, "cases": cases, "sort_seconds": ready,
+            "piece": flags.piece, "rounds": flags.rounds, "cases": cases, "sort_seconds": ready,
             "first_scene_seconds": made[0], "scene_seconds": statistics.median(made[1:]),
             "versions": {name: version(name) for name in ("jax", "transformers")},
         }  # fmt: skip
         flags.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def steps(flags: argparse.Namespace, tokenizer, constraints, batch: int) -> tuple[float, float]:
-    """Median seconds of a step without constraint and with it."""
+def cost(pairs: list[tuple[float, float]]) -> tuple[float, list[float]]:
+    """The median of what held steps take more than the free ones beside them, and its 95% interval.
+
+    The interval is a bootstrap's over the pairs.
+    """
+    more = np.array([held / free - 1 for free, held in pairs])
+    drawn = np.random.default_rng(0).integers(0, len(more), (10_000, len(more)))
+    return float(np.median(more)), np.quantile(np.median(more[drawn], 1), (0.025, 0.975)).tolist()
+
+
+def steps(flags: argparse.Namespace, tokenizer, constraints, batch: int) -> list[list[float]]:
+    """Seconds a step of texts without constraint and of those with it, pair by pair."""
     import jax
     import jax.numpy as jnp
 
-    from jaxvlm.generation.engine import Engine, Request
+    from jaxvlm.generation.engine import bucket, put_constraint
     from jaxvlm.generation.sampling import Sampling
     from jaxvlm.generation.slots import Program
     from jaxvlm.models.decoder import Decoder
     from jaxvlm.training.mesh import make_mesh
 
     dtype = jnp.float32 if jax.devices()[0].platform == "cpu" else jnp.bfloat16
-    rows = -(-tokenizer.rows // 128) * 128
-    config = dataclasses.replace(SIZES[flags.size], vocab_size=rows)
+    config = dataclasses.replace(SIZES[flags.size], vocab_size=-(-tokenizer.rows // 128) * 128)
     mesh = make_mesh(-1, -1)
     weights = random_weights(config, dtype, mesh)
     # No token ends a text: behind its action one goes on with ends.
     program = Program(Decoder(config), Sampling(), mesh, -1, tokenizer.placeholder_id,
                       tuple(constraints.plain_ids.tolist()))  # fmt: skip
-    engines = {held: Engine(program, weights, -(-batch // mesh.size)) for held in (False, True)}
-    rng, nothing = np.random.default_rng(0), np.full(flags.prompt, -1, np.int32)
-    texts = rng.integers(0, tokenizer.placeholder_id, (batch, flags.prompt)).astype(np.int32)
-    visual = np.zeros((1, config.hidden_size), np.dtype(dtype))
+    rows = -(-batch // mesh.size)
+    scenes = [constraints.of(f"scene{row:04d}") for row in range(rows * mesh.size)]
+    room = [bucket(max(scene.tokens.shape[axis] for scene in scenes)) for axis in (0, 1)]
+    prompts = np.random.default_rng(0).integers(0, tokenizer.rows, (len(scenes), flags.prompt))
 
-    def seconds(held: bool, new: int) -> float:
-        asked = [
-            Request(i, i, text, nothing, visual, new,
-                    constraints.of(f"scene{i:04d}") if held else None)
-            for i, text in enumerate(texts)
-        ]  # fmt: skip
-        begun = time.perf_counter()
-        assert sum(len(each.tokens) for each in engines[held].run(asked)) == new * batch
-        return time.perf_counter() - begun
+    def begun(held: bool):
+        """Texts behind their prompts; that the cache is empty changes nothing of a step's time."""
+        state = program.empty(rows, bucket(flags.prompt + flags.new), dtype)
+        state = state._replace(
+            tokens=state.tokens.at[:, : flags.prompt].set(prompts),
+            lengths=jnp.full_like(state.lengths, flags.prompt),
+            limits=jnp.full_like(state.limits, flags.prompt + flags.new + 1),
+            live=jnp.ones_like(state.live),
+        )
+        if held:
+            state = program.hold(state, *room)
+            constraint = jax.tree.map(np.array, state.held)
+            for row, scene in enumerate(scenes):
+                put_constraint(constraint, row, scene)
+            state = state._replace(held=jax.device_put(constraint, state.live.sharding))
+        return state
 
-    for held in (False, True):
-        for new in (1, flags.new):
-            seconds(held, new)
-    found: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(flags.rounds):
-        for held in found:
-            found[held].append((seconds(held, flags.new) - seconds(held, 1)) / (flags.new - 1))
-    return tuple(statistics.median(found[held]) for held in (False, True))
+    found = []
+    for turn in range(1 + flags.rounds):
+        states = {held: begun(held) for held in (False, True)}
+        for piece in range(flags.new // flags.piece):
+            took = {}
+            # Each goes first as often as the other.
+            for held in (False, True) if (turn + piece) % 2 else (True, False):
+                since = time.perf_counter()
+                state = program.go_on(weights, states[held], flags.piece, rows + 1)
+                states[held] = jax.block_until_ready(state)
+                took[held] = (time.perf_counter() - since) / flags.piece
+            # The first turn compiles.
+            if turn:
+                found.append([took[False], took[True]])
+        assert all(bool(state.live.all()) for state in states.values())
+    return found
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,7 +153,8 @@ def parser() -> argparse.ArgumentParser:
                        default=[1, 16])  # fmt: skip
     flags.add_argument("--prompt", type=int, default=192, help="tokens of each prompt")
     flags.add_argument("--new", type=int, default=64, help="tokens of each answer")
-    flags.add_argument("--rounds", type=int, default=5)
+    flags.add_argument("--piece", type=int, default=8, help="steps of one way before the other's")
+    flags.add_argument("--rounds", type=int, default=10, help="answers of every text")
     flags.add_argument("--output", type=Path, help="write the record as JSON")
     return flags
 
