@@ -145,9 +145,12 @@ assert tokenizer.decode(row["labels"][row["label_weights"] > 0]) == "left"
     )
 
 
-def test_training_and_answering_load_where_torch_cannot_be_imported():
+@pytest.mark.parametrize("torch", ["missing", "installed"])
+def test_training_and_answering_load_without_torch(torch):
+    missing = "sys.modules['torch'] = None\n" if torch == "missing" else ""
     run(
-        "import sys; sys.modules['torch'] = None\n"
+        f"import sys\n{missing}"
         "import jaxvlm.training.loop, jaxvlm.generation.restore, jaxvlm.generation.answer\n"
-        "import jaxvlm.train, jaxvlm.evaluate, jaxvlm.ask"
+        "import jaxvlm.train, jaxvlm.evaluate, jaxvlm.ask\n"
+        "assert sys.modules.get('torch') is None, 'torch was loaded'"
     )

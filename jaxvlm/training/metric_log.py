@@ -8,11 +8,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
-
 from jaxvlm.console import console, duration
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
+from jaxvlm.training.board import SummaryWriter
 from jaxvlm.training.histograms import Histogram
 
 
