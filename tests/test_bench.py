@@ -1,5 +1,6 @@
 """What benchmarks compare with: PyTorch modules that compute what the official ones do."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -92,3 +93,18 @@ def test_the_projector_in_pytorch_is_the_originals():
     with torch.no_grad():
         found = model(context.flatten(1, -2))
     np.testing.assert_allclose(found, tensors["case/visual_tokens"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["constrain", "data", "evaluate", "records", "startup"])
+def test_a_record_that_cannot_be_written_is_refused_at_the_start(name, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    flags = importlib.import_module(name).parser()
+    for path, said in (
+        (tmp_path / "file" / "record.json", "cannot be written"),
+        (tmp_path, "folder"),
+    ):
+        with pytest.raises(SystemExit):
+            flags.parse_args(["--output", str(path)])
+        assert said in capsys.readouterr().err
+    assert flags.parse_args(["--output", str(tmp_path / "new" / "record.json")]).output
+    assert not any((tmp_path / "new").iterdir())

@@ -9,15 +9,13 @@ the median over such pairs of what held texts take more than the free ones besid
 
 import argparse
 import dataclasses
-import json
-import platform
 import statistics
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
+import sides
 from generate import SIZES, random_weights
+from record_file import record_file
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
@@ -64,15 +62,12 @@ def main(flags: argparse.Namespace) -> None:
     first, other = 1e3 * made[0], 1e3 * statistics.median(made[1:])
     print(f"vocabulary sorted in {ready:.2f} s; the first scene's automaton takes {first:.1f} ms, "
           f"another's {other:.1f} ms")  # fmt: skip
-    if flags.output:
-        record = {
-            "machine": platform.platform(), "device": device, "size": flags.size,
-            "vocabulary": tokenizer.rows, "prompt": flags.prompt, "new": flags.new,
-            "piece": flags.piece, "rounds": flags.rounds, "cases": cases, "sort_seconds": ready,
-            "first_scene_seconds": made[0], "scene_seconds": statistics.median(made[1:]),
-            "versions": {name: version(name) for name in ("jax", "transformers")},
-        }  # fmt: skip
-        flags.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    sides.write_record(
+        flags.output, cases, device=device, size=flags.size, vocabulary=tokenizer.rows,
+        prompt=flags.prompt, new=flags.new, piece=flags.piece, rounds=flags.rounds,
+        sort_seconds=ready, first_scene_seconds=made[0],
+        scene_seconds=statistics.median(made[1:]),
+    )  # fmt: skip
 
 
 def cost(pairs: list[tuple[float, float]]) -> tuple[float, list[float]]:
@@ -155,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--new", type=int, default=64, help="tokens of each answer")
     flags.add_argument("--piece", type=int, default=8, help="steps of one way before the other's")
     flags.add_argument("--rounds", type=int, default=10, help="answers of every text")
-    flags.add_argument("--output", type=Path, help="write the record as JSON")
+    flags.add_argument("--output", type=record_file, help="write the record as JSON")
     return flags
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance
+from record_file import record_file
 
 from jaxvlm import entry
 from jaxvlm.config import default
@@ -390,7 +391,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--seconds", type=float, default=8.0, help="of every run")
     flags.add_argument("--repeats", type=int, default=3)
     flags.add_argument("--folder", type=Path, help="for temporary files (default: the system's)")
-    flags.add_argument("--output", type=Path, help="write the figures as JSON")
+    flags.add_argument("--output", type=record_file, help="write the figures as JSON")
     flags.add_argument("--child", choices=LOADERS, help=argparse.SUPPRESS)
     return flags
 

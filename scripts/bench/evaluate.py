@@ -17,6 +17,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from record_file import record_file
+
 from jaxvlm import entry
 from jaxvlm.console import print_table
 from jaxvlm.errors import UserError
@@ -85,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--questions", type=lambda text: [int(n) for n in text.split(",")],
                        default=[1000, 7231])  # fmt: skip
     flags.add_argument("--folder", type=Path, help="for temporary files (default: the system's)")
-    flags.add_argument("--output", type=Path, help="write the record as JSON")
+    flags.add_argument("--output", type=record_file, help="write the record as JSON")
     return flags
 
 

@@ -12,6 +12,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from record_file import record_file
+
 from jaxvlm import entry
 from jaxvlm.config import load
 from jaxvlm.config_checks import check
@@ -85,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         "--devices", type=lambda text: [int(n) for n in text.split(",")], default=[8, 64, 256, 1024]
     )
     flags.add_argument("--device", default="h200", help="which GPU to compile for, if possible")
-    flags.add_argument("--output", type=Path)
+    flags.add_argument("--output", type=record_file)
     return flags
 
 

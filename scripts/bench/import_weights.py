@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from record_file import record_file
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +110,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("kind", choices=("vggt", "qwen3"))
     flags.add_argument("folder", type=Path)
-    flags.add_argument("--output", type=Path)
+    flags.add_argument("--output", type=record_file)
     given = flags.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     source = {"vggt": make_vggt, "qwen3": make_qwen3}[given.kind](given.folder)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from PIL import Image
+from record_file import record_file
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
@@ -178,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
         "prep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_argument("--runs", type=int, default=3)
-    flags.add_argument("--output", type=Path, help="write the figures as JSON")
+    flags.add_argument("--output", type=record_file, help="write the figures as JSON")
     return flags
 
 

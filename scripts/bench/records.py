@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from record_file import record_file
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
@@ -105,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--lines", type=int, default=1_000_000)
     flags.add_argument("--folder", type=Path, help="for the temporary file (default: the system's)")
-    flags.add_argument("--output", type=Path, help="write the figures as JSON")
+    flags.add_argument("--output", type=record_file, help="write the figures as JSON")
     return flags
 
 

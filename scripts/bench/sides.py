@@ -21,9 +21,11 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from record_file import record_file
+
 from jaxvlm import entry
 from jaxvlm.errors import UserError
-from jaxvlm.files import draft_of, write_text
+from jaxvlm.files import write_text
 from jaxvlm.training.hardware import GIB
 
 _PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
@@ -47,21 +49,13 @@ def run(
 ) -> None:
     """Runs a benchmark from the command line, or in a child one of its cases."""
     flags.add_argument("--rounds", type=count, default=3, help="how often each case is measured")
-    flags.add_argument("--output", type=Path, help="write the record as JSON")
+    flags.add_argument("--output", type=record_file, help="write the record as JSON")
     flags.add_argument("--case", help=argparse.SUPPRESS)
 
     def begin(given: argparse.Namespace) -> None:
         if given.case:
             print(json.dumps(measure(json.loads(given.case))))
             return
-        if given.output:
-            try:
-                given.output.parent.mkdir(parents=True, exist_ok=True)
-                draft = draft_of(given.output)
-                draft.touch()
-                draft.unlink()
-            except OSError as error:
-                raise UserError(f"--output {given.output}: {error.strerror}") from error
         main(given)
 
     entry.run(flags, begin, configured=False)

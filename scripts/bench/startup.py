@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import sides
+from record_file import record_file
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
@@ -69,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--config", default="configs/demo.py")
     flags.add_argument("--rounds", type=int, default=3)
-    flags.add_argument("--output", type=Path, help="write the record as JSON")
+    flags.add_argument("--output", type=record_file, help="write the record as JSON")
     return flags
 
 

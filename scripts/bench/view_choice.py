@@ -10,9 +10,9 @@ import argparse
 import functools
 import json
 import platform
-from pathlib import Path
 
 import numpy as np
+from record_file import record_file
 
 from jaxvlm import entry
 from jaxvlm.console import print_table, progress
@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--rooms", type=int, default=40)
     flags.add_argument("--views", type=int, default=8)
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--output", type=Path, help="write the figures as JSON")
+    flags.add_argument("--output", type=record_file, help="write the figures as JSON")
     return flags
 
 
