@@ -48,7 +48,7 @@ def _full_size(config):
     data = config.data
     for split in ("train", "test"):
         data[split] = ({"path": f"data/processed/arkit/{split}.jsonl", "weight": 1.0,
-                        "task": "arkit"},)  # fmt: skip
+                        "task": "arkit_actions"},)  # fmt: skip
     data.image_size = 448
     data.num_views = 10
     data.view_dropout = 0.2
@@ -72,6 +72,8 @@ def _full_size(config):
     config.train.max_steps = 156
     config.train.save_every = 50
     config.train.eval_every = 50
+    # No action is right to the centimetre.
+    config.train.best_by = "loss"
     config.evaluation.max_new_tokens = 128
 
 
@@ -116,8 +118,9 @@ def _mixed(config):
     # An action is some 60 labels, an answer two to four.
     config.loss.answers = 20.0
     if small:
-        # The quarter is for digits alone, for answers must not be forgotten. Beside them the head
-        # learns late, so it counts more.
+        # The quarter is for digits (and for the head, which counts as an action's labels do), not
+        # for answers, which must not be forgotten. Beside them the head learns late, so it counts
+        # more.
         config.loss.language, config.loss.digits = 1.0, 0.25
         config.loss.action_json, config.loss.geometry_consistency = 4.0, 0.08
         # An action and a question or two of the same room.

@@ -10,13 +10,14 @@ import argparse
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxvlm import entry
 from jaxvlm.console import progress, say
 from jaxvlm.errors import UserError, first_line
 from jaxvlm.files import write_text
+from jaxvlm.metrics.room_files import write_rooms
 from jaxvlm.metrics.summary import line_of
 from jaxvlm.workdir import open_workdir
 
@@ -54,7 +55,9 @@ def main(flags: argparse.Namespace) -> None:
     for index in range(count):
         by_set.setdefault(set_key(records[index]), []).append(index)
     files: list[Path] = []
-    with open_workdir(flags.output.with_name(f"{flags.output.name}.part"), "--output") as part:
+    # A name such as "." has a folder beside it too.
+    whole = flags.output.absolute()
+    with open_workdir(whole.with_name(f"{whole.name}.part"), "--output") as part:
         identity = json.dumps([chosen.identity(), [source.fingerprint for source in sources]])
         if _read(part / "identity") != identity:
             (part / "lines.jsonl").unlink(missing_ok=True)
@@ -76,7 +79,7 @@ def main(flags: argparse.Namespace) -> None:
         lines = [line for line in in_order([part / "lines.jsonl"]) if line["index"] < count]
         said = [line for line in lines if "prediction" in line]
         if flags.format == "roomplan":
-            files = _write_rooms(flags.output, ((records[line["index"]], line) for line in said))
+            files = write_rooms(flags.output, ((records[line["index"]], line) for line in said))
         else:
             write_text(flags.output, "".join(json.dumps(line) + "\n" for line in said))
         shutil.rmtree(part)
@@ -108,37 +111,6 @@ def _line(found, record) -> dict:
     line = line_of(found.key, record, found.text, found.box)
     line["reference"] = line["reference"] or None
     return line | {"scene_id": record.scene_id or None, "raw_prediction": found.text}
-
-
-def _write_rooms(folder: Path, said: Iterable[tuple]) -> list[Path]:
-    """Writes what was predicted of each scene as a file like RoomPlan's; returns the files."""
-    from jaxvlm.data.boxes import world_box
-    from jaxvlm.data.prep.captured_room import captured_room
-    from jaxvlm.data.prep.files import folder_name
-
-    scenes: dict[str, list] = {}
-    bare = nameless = 0
-    for record, line in said:
-        name = next(iter(record.object_names), "object")
-        nameless += not record.object_names
-        box = world_box(record, line.get("predicted_action"), name)
-        bare += box is None
-        if box is not None:
-            scenes.setdefault(record.scene_id, []).append(box)
-    if bare:
-        say(f"warning: {bare:,} answers have no box, and stand in no file", warns=True)
-    if nameless:
-        say(
-            f"warning: {nameless:,} records have no 'object_names'; what they ask for is an "
-            "'object' in the files",
-            warns=True,
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for scene, boxes in scenes.items():
-        files.append(folder / f"{folder_name(scene)}.json")
-        write_text(files[-1], json.dumps(captured_room(boxes, scene), indent=1) + "\n")
-    return files
 
 
 def _read(path: Path) -> str | None:
@@ -183,12 +155,13 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--max_new_tokens", type=int, metavar="N", help="of an answer, at most")
     flags.add_argument("--device", help="cpu, cuda or cuda:N (default: all that JAX finds)")
     flags.add_argument(
-        "--output", "--output_jsonl", dest="output", type=Path, required=True, metavar="FILE",
-        help="where the lines are written",
+        "--output", "--output_jsonl", dest="output", type=Path, required=True, metavar="PATH",
+        help="the file of lines, or the folder of rooms",
     )  # fmt: skip
     flags.add_argument(
         "--format", choices=("jsonl", "roomplan"), default="jsonl",
-        help="lines, or a folder with a file like RoomPlan's for each scene, of what actions name",
+        help="lines (the default), or a folder with a file like RoomPlan's for each scene, of what "
+        "actions name",
     )  # fmt: skip
     return flags
 

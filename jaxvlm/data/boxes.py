@@ -1,7 +1,7 @@
 """Oriented boxes: what actions anchor to, whichever data set they come from."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -128,7 +128,16 @@ def world_box(record: Record, action: object, name: str = "") -> Box | None:
     if box is None or to_world is None:
         return box
     moved = move_action(with_axis(action, record.up), Frame.from_world(to_world).inverse())
-    return action_box(moved, "y" if to_world[1, 2] > 0.9 else "z", name)
+    # Where the frame's vertical axis, the third once it is turned to z up, points in the world.
+    vertical = to_world[:3, :3] @ upright(record.up)[2]
+    return action_box(moved, "y" if vertical[1] > 0.9 else "z", name)
+
+
+def middle_box(boxes: Sequence[Box]) -> Box:
+    """The box whose centre is nearest to the median of all."""
+    centres = np.stack([box.centre for box in boxes])
+    off = np.linalg.norm(centres - np.median(centres, axis=0), axis=1)
+    return boxes[int(off.argmin())]
 
 
 def action_box(action: object, up: str = "z", name: str = "") -> Box | None:

@@ -16,6 +16,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from jaxvlm.data.actions.fields import Direction, Field, Point
+from jaxvlm.data.actions.language import ACTIONS
+
 FRAMES = ("world", "first_camera")
 # Rotates a y-up world into a z-up one: (x, y, z) -> (x, -z, y).
 Y_UP_TO_Z_UP = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float64)
@@ -96,29 +99,34 @@ def first_camera_frame(
 def move_action(action: Mapping, frame: Frame) -> dict:
     """An action of the world in `frame` (with `frame.inverse()`, back).
 
-    `center` is moved, `normal` and `axis` are turned, `extent` stays: it is measured along axes
-    that follow from these two (see `with_axis`). Numbers are rounded to a tenth of a millimetre;
-    other fields are kept.
+    Its points are moved, its directions turned, everything else is kept: extents are measured along
+    axes that follow from directions (see `with_axis`). Numbers are rounded to a tenth of a
+    millimetre.
     """
     moved = dict(action)
-    changes = {"center": frame.points, "normal": frame.directions, "axis": frame.directions}
-    for name, change in changes.items():
-        if moved.get(name) is not None:
+    for name, kind in _fields(action).items():
+        change = {Point: frame.points, Direction: frame.directions}.get(type(kind))
+        if change is not None and moved.get(name) is not None:
             moved[name] = rounded(change(np.asarray(moved[name], np.float64)), _DECIMALS)
     return moved
 
 
-def with_axis(action: Mapping, up: str = "z") -> Mapping:
-    """An action that says which way its level surface lies.
+def _fields(action: Mapping) -> Mapping[str, Field]:
+    """The fields of its kind of action; a box without a name has those of an anchor."""
+    return ACTIONS.get(action.get("action"), ACTIONS["place_anchor"]).known()
 
-    Without an `axis` that is the x of its frame, which is another direction once it is moved.
+
+def with_axis(action: Mapping, up: str = "z") -> Mapping:
+    """An action that says which way its level surface lies, if its kind has an `axis`.
+
+    Without one that is the x of its frame, which is another direction once it is moved.
 
     Args:
       action: in metres.
       up: the vertical axis of its frame, "z" or "y".
     """
     normal = action.get("normal")
-    if not normal or action.get("axis") is not None:
+    if not normal or action.get("axis") is not None or "axis" not in _fields(action):
         return action
     level = is_level(upright(up) @ np.asarray(normal, np.float64))
     return {**action, "axis": [1.0, 0.0, 0.0]} if level else action

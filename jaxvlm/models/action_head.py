@@ -33,11 +33,12 @@ class ActionHead(nnx.Module):
 
     def __init__(self, config: ActionHeadConfig, *, rngs: nnx.Rngs):
         self.in_proj = nnx.Linear(config.in_dim, config.ffn_dim, rngs=rngs)
-        self.out_proj = nnx.Linear(config.ffn_dim, BOX, rngs=rngs)
+        # In bfloat16 a metre of 4 to 8 would be known to 3 cm.
+        self.out_proj = nnx.Linear(config.ffn_dim, BOX, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, hidden: Float[Array, "*A D"]) -> Float[Array, "*A 9"]:
         """Boxes in float32."""
-        raw = self.out_proj(jax.nn.silu(self.in_proj(hidden))).astype(jnp.float32)
+        raw = self.out_proj(jax.nn.silu(self.in_proj(hidden)))
         normal = raw[..., NORMAL]
         # The square root has no gradient at 0.
         length = jnp.sqrt((normal**2).sum(-1, keepdims=True) + 1e-12)

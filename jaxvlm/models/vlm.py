@@ -104,8 +104,8 @@ class VLM(nnx.Module):
             features.astype(dtype), feature_counts, dropout_key=dropout_key, remat=remat
         )
         if hasattr(self, "geometry"):
-            poses = gathered(self.geometry)(geometry.astype(dtype), view_counts)
-            visual = jnp.concatenate([poses, visual], axis=1)
+            poses = gathered(self.geometry)(geometry, view_counts)
+            visual = jnp.concatenate([poses.astype(visual.dtype), visual], axis=1)
         return visual
 
     def embed(

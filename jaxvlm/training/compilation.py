@@ -11,11 +11,12 @@ FOLDER = "compiled"
 def keep_compiled(workdir: Path) -> None:
     """Has this process keep compiled programs in a folder of the workdir, and read those there.
 
-    Where `JAX_COMPILATION_CACHE_DIR` names another place, that one is taken, and kept is what JAX
-    keeps by itself; a workdir that cannot be written keeps nothing. XLA knows its programs by
-    everything they depend on, its own version among it.
+    Where `JAX_COMPILATION_CACHE_DIR` names another place, that one is taken; a workdir that cannot
+    be written keeps nothing. XLA knows its programs by everything they depend on, its own version
+    among it.
     """
     if jax.config.jax_compilation_cache_dir is None and os.access(workdir, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / FOLDER))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # By itself JAX keeps no program that took less than a second, of which a start has twenty.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from jaxvlm.data.boxes import Box, box_axes, place_anchor, record_box
+from jaxvlm.data.actions import language
+from jaxvlm.data.actions.fields import DIRECTION, LENGTH, POINT
+from jaxvlm.data.actions.language import Schema
+from jaxvlm.data.boxes import Box, box_axes, place_anchor, record_box, world_box
 from jaxvlm.data.frames import Frame, first_camera_frame, move_action, upright, with_axis
 from jaxvlm.data.framing import Framing
 from jaxvlm.data.geometry import geometry_features
@@ -86,6 +89,27 @@ def test_a_level_surface_without_an_axis_means_the_worlds_x():
     assert with_axis({**action, "axis": [0, 1, 0]})["axis"] == [0, 1, 0]
 
 
+def test_actions_of_ones_own_move_by_what_their_fields_are(monkeypatch):
+    monkeypatch.setitem(
+        language.ACTIONS, "measure", Schema({"start": POINT, "end": POINT, "length": LENGTH})
+    )
+    monkeypatch.setitem(
+        language.ACTIONS, "place_plane", Schema({"center": POINT, "normal": DIRECTION})
+    )
+    # A camera that looks along -x; its frame's y is that direction.
+    geometry = {"R": [[0, 0, -1, -1, 0, 0, 0, -1, 0]], "t": [[5, 5, 1]]}
+    entry = {"images": ["a"], "instruction": "Do.", "scene_id": "s", "geom_token": geometry}
+    line = {"action": "measure", "scene": "s", "start": [4, 5, 1], "end": [5, 7, 1], "length": 2}
+    plane = {"action": "place_plane", "scene": "s", "center": [5, 5, 0], "normal": [0, 0, 1]}
+    learnt = [
+        parse_record({**entry, "action_json": each}, "o").learnt_action() for each in (line, plane)
+    ]
+    assert learnt[0] == {**line, "start": [0, 1, 0], "end": [2, 0, 0]}
+    # It has no axis that would tell how it lies.
+    assert learnt[1] == {**plane, "center": [0, 0, -1]}
+    assert language.problem(learnt[1]) is None
+
+
 @settings(deadline=None)
 @given(SEEDS, st.sampled_from("zy"))
 def test_what_is_learnt_is_where_the_geometry_tokens_say(seed, up):
@@ -119,3 +143,16 @@ def test_the_originals_convention_is_the_numbers_as_recorded():
     rows = geometry_features(record, [1], Framing(112, 112), "original")
     expected = np.concatenate([token[n][1] for n in ("R", "t", "K", "depth_hist")])
     np.testing.assert_allclose(rows[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("up", "zy")
+def test_a_box_in_the_world_stands_upright_whichever_axis_is_up(up):
+    action = {"action": "place_anchor", "scene": "s", "center": [1, 2, 3], "extent": [2, 1, 0.5],
+              "normal": [1, 0, 0]}  # fmt: skip
+    entry = {"images": ["a"], "instruction": "Do.", "scene_id": "s", "action_json": action}
+    plain = parse_record({**entry, "up": up}, "o")
+    moved = parse_record({**entry, "up": up, "frame_to_world": np.eye(4).tolist()}, "o")
+    expected = record_box(plain)
+    for found in (world_box(plain, action), world_box(moved, action)):
+        np.testing.assert_allclose(found.centre, expected.centre)
+        np.testing.assert_allclose(found.axes, expected.axes)

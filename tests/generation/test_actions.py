@@ -254,9 +254,11 @@ def test_a_recording_has_every_scene(evaluated, records, tmp_path):
         )
 
 
-def test_predictions_can_be_written_like_roomplan(run, records, tmp_path):
+def test_predictions_can_be_written_like_roomplan(run, records, tmp_path, monkeypatch):
+    (tmp_path / "rooms").mkdir()
+    monkeypatch.chdir(tmp_path / "rooms")
     flags = ["--checkpoint", run, "--data", records, "--format", "roomplan"]
-    parsed = predict.parser().parse_args([str(f) for f in [*flags, "--output", tmp_path / "rooms"]])
+    parsed = predict.parser().parse_args([str(f) for f in [*flags, "--output", "."]])
     parsed.overrides = []
     predict.main(parsed)
     # Told before anything is answered.

@@ -179,6 +179,11 @@ class Numbers(Field):
 
 
 @dataclasses.dataclass(frozen=True)
+class Point(Numbers):
+    """A place, which has other numbers in another frame."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Direction(Numbers):
     """A direction, written in hundredths of its length; read, it is of length 1."""
 
@@ -296,7 +301,7 @@ def literal(text: str, at: int, expected: str) -> int:
     return at + len(expected)
 
 
-POINT = Numbers()
+POINT = Point()
 SIZE = Numbers(signed=False)
 LENGTH = Numbers(count=1, signed=False)
 DIRECTION = Direction()

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from scans import ARKIT_BOX, ARKIT_SIZE, arkit_object, read_lines, run_script, write_arkit
 
+from jaxvlm.config import load
 from jaxvlm.data.audit.files import audit_file
 from jaxvlm.data.boxes import Box
 from jaxvlm.data.frames import Frame, move_action
@@ -51,6 +52,12 @@ def test_the_action_lands_on_the_box_in_the_image(root, tmp_path, frame):
         # The cabinet's brown, whatever the light; walls, floor and ceiling are greyer.
         assert shown[0] / shown[2] == pytest.approx(red / blue, rel=0.1)
         assert shown[0] / shown[1] == pytest.approx(red / green, rel=0.1)
+
+
+def test_records_are_of_the_task_that_stage_2_takes(root, tmp_path):
+    record = RecordFile(prepare(root, tmp_path / "a.jsonl"))[0]
+    (source,) = load("configs/stage2_arkit.py").data.train
+    assert record.task == source["task"]
 
 
 def test_the_frame_can_be_undone(root, tmp_path):
