@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from jaxvlm.data.actions.constraint import ActionConstraints
+from jaxvlm.data.tokenizer import load_tokenizer
 from jaxvlm.models.perceiver import PerceiverConfig
 from jaxvlm.models.qwen3 import Qwen3Config
 from jaxvlm.models.vggt.config import VGGTConfig
@@ -93,6 +95,20 @@ def test_the_projector_in_pytorch_is_the_originals():
     with torch.no_grad():
         found = model(context.flatten(1, -2))
     np.testing.assert_allclose(found, tensors["case/visual_tokens"], rtol=1e-4, atol=1e-5)
+
+
+def test_what_constraints_cost_is_measured_pair_by_pair(monkeypatch):
+    import constrain
+
+    monkeypatch.setitem(constrain.SIZES, "10m", Qwen3Config(1000, 32, 2, 4, 2, 8, 48))
+    tokenizer = load_tokenizer("jaxvlm:rooms")
+    flags = ["--size", "10m", "--prompt", "8", "--new", "6", "--piece", "2", "--rounds", "2"]
+    pairs = constrain.steps(
+        constrain.parser().parse_args(flags), tokenizer, ActionConstraints(tokenizer), 2
+    )
+    assert len(pairs) == 6 and all(free > 0 < held for free, held in pairs)
+    # One slow pair among many says nothing.
+    assert constrain.cost([(1, 1.1)] * 20 + [(1, 9)])[0] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("name", ["constrain", "data", "evaluate", "records", "startup"])

@@ -206,7 +206,7 @@ class Engine:
             yield Answer(request.key, made[:-1] if ended else made, ended, seconds, box)
 
 
-def put_constraint(held: Held, at: tuple[int, int], constraint: Constraint) -> None:
+def put_constraint(held: Held, at: int | tuple[int, ...], constraint: Constraint) -> None:
     """Puts a constraint where a prompt stands; its text begins at place 0."""
     places, tokens = constraint.tokens.shape
     held.tokens[at][:places, :tokens] = constraint.tokens

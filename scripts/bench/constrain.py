@@ -23,8 +23,8 @@ from jaxvlm.errors import UserError
 
 
 def main(flags: argparse.Namespace) -> None:
-    if not 0 < flags.piece <= flags.new or flags.rounds < 1:
-        raise UserError("expected --piece from 1 to --new, and --rounds of at least 1")
+    if flags.piece > flags.new:
+        raise UserError(f"--piece {flags.piece} is more than --new {flags.new}")
     import jax
 
     from jaxvlm.data.actions.constraint import ActionConstraints
@@ -144,12 +144,14 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--tokenizer", default="Qwen/Qwen3-4B-Instruct-2507")
     flags.add_argument("--size", choices=SIZES, default="100m")
-    flags.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")],
-                       default=[1, 16])  # fmt: skip
-    flags.add_argument("--prompt", type=int, default=192, help="tokens of each prompt")
-    flags.add_argument("--new", type=int, default=64, help="tokens of each answer")
-    flags.add_argument("--piece", type=int, default=8, help="steps of one way before the other's")
-    flags.add_argument("--rounds", type=int, default=10, help="answers of every text")
+    flags.add_argument("--batches", type=sides.counts, default=[1, 16])
+    for name, default, what in (
+        ("prompt", 192, "tokens of each prompt"),
+        ("new", 64, "tokens of each answer"),
+        ("piece", 8, "steps of one way before the other's"),
+        ("rounds", 10, "answers of every text"),
+    ):
+        flags.add_argument(f"--{name}", type=sides.count, default=default, help=what)
     flags.add_argument("--output", type=record_file, help="write the record as JSON")
     return flags
 

@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "startup.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_argument("--config", default="configs/demo.py")
-    flags.add_argument("--rounds", type=int, default=3)
+    flags.add_argument("--rounds", type=sides.count, default=3)
     flags.add_argument("--output", type=record_file, help="write the record as JSON")
     return flags
 
