@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from jaxvlm.data.boxes import Box
 from jaxvlm.data.frames import upright
 from jaxvlm.data.record import Record
-from jaxvlm.data.top_view import Outline, Viewpoint, font
+from jaxvlm.data.top_view import Outline, Viewpoint
 
 _EDGES = [(a, b) for a, b in itertools.combinations(range(8), 2) if (a ^ b).bit_count() == 1]
 # Metres in front of a camera from which an edge is drawn.
@@ -24,8 +24,7 @@ def draw_box(
     box: Box,
     colour: str,
     size: tuple[int, int],
-    name: str = "",
-) -> None:
+) -> tuple[float, float] | None:
     """Draws a box, in the record's frame turned to z up, into one of its views.
 
     Args:
@@ -35,11 +34,13 @@ def draw_box(
       box: what is drawn.
       colour: of its edges.
       size: of the image file, which the intrinsics are of where the record has no `image_size`.
-      name: is written in its middle.
+
+    Returns:
+      The pixel of its middle; None where no camera shows it.
     """
     poses = record.poses()
     if poses is None or "K" not in record.geometry:
-        return
+        return None
     turn = upright(record.up)
     rotation, position = turn @ poses[0][view], turn @ poses[1][view]
     k = record.geometry["K"][view].reshape(3, 3).astype(np.float64)
@@ -53,10 +54,7 @@ def draw_box(
             if np.abs(pixels).max() < 1e5:
                 pen.line(pixels, fill=colour, width=2)
     middle = (box.centre - position) @ rotation
-    if name and middle[2] > _NEAR:
-        at = tuple((k @ middle)[:2] / middle[2] * scale)
-        style = {"anchor": "mm", "font": font(16), "stroke_width": 2, "stroke_fill": "#ffffff"}
-        pen.text(at, name, fill=colour, **style)
+    return tuple((k @ middle)[:2] / middle[2] * scale) if middle[2] > _NEAR else None
 
 
 def _clipped(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -88,7 +86,10 @@ def viewpoints(record: Record) -> list[Viewpoint]:
     return found
 
 
-def box_outline(box: Box, colour: str, fill: str | None = None, name: str | None = None) -> Outline:
-    """A box from above, with its front."""
+def box_outline(
+    box: Box, colour: str, fill: str | None = None, name: str | None = None, aside: int = 0
+) -> Outline:
+    """A box from above, with its front; named as it is where no name is given."""
     front = box.centre[:2] + box.axes[2, :2] * (box.size[2] / 2 + _FRONT)
-    return Outline(box.footprint(), box.name if name is None else name, colour, 3, fill, front)
+    name = box.name if name is None else name
+    return Outline(box.footprint(), name, colour, 3, fill, front, aside)

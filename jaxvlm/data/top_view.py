@@ -14,6 +14,8 @@ _CAMERAS = (
 )
 _REACH = 0.8
 _BORDER = 40
+# How a name stands at its place by `Name.aside`, and pixels of white around its letters.
+_ANCHORS, _EDGE = {-1: "rm", 0: "mm", 1: "lm"}, 2
 # Pixels from its middle where a name may stand, the nearest first.
 _AROUND = sorted(
     ((right, down) for right in range(-64, 65, 8) for down in range(-64, 65, 8)),
@@ -32,6 +34,7 @@ class Outline:
       width: of its edge in pixels.
       fill: of its inside, or None.
       front: a point that its front faces, or None.
+      aside: -1 or 1 for a name left or right of its middle.
     """
 
     corners: Float[np.ndarray, "N 2"]
@@ -40,6 +43,24 @@ class Outline:
     width: int = 2
     fill: str | None = None
     front: Float[np.ndarray, "2"] | None = None
+    aside: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """A text in a picture.
+
+    Attributes:
+      text: what it says.
+      at: pixels right and down.
+      colour: as Pillow reads it.
+      aside: -1 or 1 for left or right of `at`; its middle is there otherwise.
+    """
+
+    text: str
+    at: tuple[float, float]
+    colour: str
+    aside: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +114,14 @@ def draw_top_view(
         centre = outline.corners.mean(0)
         if outline.front is not None:
             pen.line([place(centre), place(outline.front)], fill=outline.colour, width=2)
+    cameras = [_camera(pen, place, view, number) for number, view in enumerate(viewpoints)]
     # Last, on white, so that no line runs through them.
-    _names(pen, place, [outline for outline in outlines if outline.name])
-    for number, view in enumerate(viewpoints):
-        _camera(pen, place, view, number)
+    names = [
+        Name(outline.name, place(outline.corners.mean(0)), outline.colour, outline.aside)
+        for outline in outlines
+        if outline.name
+    ]
+    write_names(image, names, 12, cameras)
     return image
 
 
@@ -115,24 +140,37 @@ def _grid(pen, place, low, high, scale: float, size: tuple[int, int]) -> None:
     )
 
 
-def _names(pen, place, outlines: Sequence[Outline]) -> None:
-    """Writes each name at its middle or, where one stands already, as near as there is room."""
-    style = {"anchor": "mm", "font": font(12), "stroke_width": 2}
-    taken: list[tuple[float, float, float, float]] = []
-    for outline in outlines:
-        x, y = place(outline.corners.mean(0))
+def write_names(
+    image: Image.Image,
+    names: Sequence[Name],
+    size: int,
+    taken: Sequence[tuple[float, float, float, float]] = (),
+) -> None:
+    """Writes each name at its place or, where something stands already, as near as there is room.
+
+    Args:
+      image: what they are written on.
+      names: in their order.
+      size: of the letters in pixels.
+      taken: left, top, right and bottom of what else no name may cover.
+    """
+    pen, taken = ImageDraw.Draw(image), list(taken)
+    for name in names:
+        style = {"anchor": _ANCHORS[name.aside], "font": font(size), "stroke_width": _EDGE}
+        x, y = name.at[0] + _EDGE * name.aside, name.at[1]
         for right, down in _AROUND:
             at = (x + right, y + down)
-            left, top, end, bottom = pen.textbbox(at, outline.name, **style)
+            left, top, end, bottom = pen.textbbox(at, name.text, **style)
             if all(left >= c or end <= a or top >= d or bottom <= b for a, b, c, d in taken):
                 break
         else:
             at = (x, y)
         taken.append((left, top, end, bottom))
-        pen.text(at, outline.name, fill=outline.colour, stroke_fill="#ffffff", **style)
+        pen.text(at, name.text, fill=name.colour, stroke_fill="#ffffff", **style)
 
 
-def _camera(pen, place, view: Viewpoint, number: int) -> None:
+def _camera(pen, place, view: Viewpoint, number: int) -> tuple[float, float, float, float]:
+    """Draws a camera; returns where its number stands."""
     colour = camera_colour(number)
     angle = np.arctan2(view.forward[1], view.forward[0])
     edges = [
@@ -141,5 +179,7 @@ def _camera(pen, place, view: Viewpoint, number: int) -> None:
     ]
     pen.line([place(edges[0]), place(view.position), place(edges[1])], fill=colour, width=2)
     x, y = place(view.position)
-    pen.ellipse((x - 8, y - 8, x + 8, y + 8), fill=colour)
+    disc = (x - 8, y - 8, x + 8, y + 8)
+    pen.ellipse(disc, fill=colour)
     pen.text((x, y), str(number), fill="#ffffff", anchor="mm", font=font(11))
+    return disc

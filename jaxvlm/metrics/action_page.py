@@ -10,7 +10,7 @@ from jaxvlm.data.actions.fields import POINT
 from jaxvlm.data.boxes import action_box
 from jaxvlm.data.drawing import box_outline, draw_box, viewpoints
 from jaxvlm.data.record import Record
-from jaxvlm.data.top_view import draw_top_view
+from jaxvlm.data.top_view import Name, draw_top_view, write_names
 from jaxvlm.metrics.action_summary import (
     ACTION_CONTROLS,
     category_table,
@@ -21,6 +21,8 @@ from jaxvlm.metrics.baselines import BASELINES
 from jaxvlm.metrics.html import SIDE, data_url, document, histogram, html_table, notes, picture
 
 TRUE, PREDICTED = "#00873e", "#c2185b"
+# Numbers stand left of the middle of a true box, right of that of a predicted one.
+_LEFT, _RIGHT = -1, 1
 _PLAN = 420
 # Of a scene's views; of more, evenly spaced ones.
 _VIEWS = 4
@@ -43,19 +45,17 @@ def page(
     shown: dict[tuple[str, ...], list[Mapping]] = {}
     for line in lines():
         shown.setdefault(tuple(line["images"]), []).append(line)
-    tokens, errors = ([line.get(name) for line in lines()] for name in ("tokens", "center_error"))
-    named = [item for item in ACTION_CONTROLS.items() if summary["controls"][item[0]] is not None]
-    named += [item for item in BASELINES.items() if summary["baselines"][item[0]] is not None]
+    errors = [line.get("center_error") for line in lines()]
+    columns, compared = comparison_table(summary)
     return document(
         title,
         summary["headline"],
-        html_table(*comparison_table(summary)),
-        notes(named),
+        html_table(columns, compared),
+        notes(zip((row[0] for row in compared[1:]), _meanings(summary), strict=True)),
         "<h2>All figures</h2><p class=note>Means with 95% intervals, for scenes drawn again.</p>",
         html_table(("figure", "value", "interval"), figure_rows(summary)),
         f"<h2>By category</h2>{html_table(*category_table(summary), total=True)}",
         histogram("Distance between the centres", errors, "m"),
-        histogram("Length of the answers", tokens, "tokens"),
         f"<h2>Scenes</h2><p class=note>{len(shown):,} image sets, of each at most {_VIEWS} views. "
         f'<span style="color:{TRUE}">True</span> and '
         f'<span style="color:{PREDICTED}">predicted</span> boxes, with the same numbers from '
@@ -65,16 +65,30 @@ def page(
     )
 
 
+def _meanings(summary: Mapping) -> list[str]:
+    """What each row of the comparison is, behind the model's."""
+    known = (("controls", ACTION_CONTROLS), ("baselines", BASELINES))
+    return [
+        text
+        for group, texts in known
+        for name, text in texts.items()
+        if summary[group][name] is not None
+    ]
+
+
 def _scene(asked: Sequence[Mapping], record: Record) -> str:
     true = [action_box(line["reference"], record.up) for line in asked]
     found = [action_box(line["predicted_action"], record.up) for line in asked]
 
     def draw(view: int) -> Callable[[Image.Image, tuple[int, int]], None]:
         def on(image: Image.Image, size: tuple[int, int]) -> None:
-            for boxes, colour in ((true, TRUE), (found, PREDICTED)):
+            names = []
+            for boxes, colour, aside in ((true, TRUE, _LEFT), (found, PREDICTED, _RIGHT)):
                 for number, box in enumerate(boxes, 1):
-                    if box is not None:
-                        draw_box(image, record, view, box, colour, size, str(number))
+                    at = box and draw_box(image, record, view, box, colour, size)
+                    if at is not None:
+                        names.append(Name(str(number), at, colour, aside))
+            write_names(image, names, 16)
 
         return on
 
@@ -111,8 +125,11 @@ def _centre(action: Mapping | None) -> str:
 def _plan(record: Record, true: Sequence, found: Sequence) -> str:
     """The scene from above, as a data URL."""
     outlines = [
-        box_outline(box, colour, fill, str(number))
-        for boxes, colour, fill in ((true, TRUE, "#d8f5e3"), (found, PREDICTED, None))
+        box_outline(box, colour, fill, str(number), aside)
+        for boxes, colour, fill, aside in (
+            (true, TRUE, "#d8f5e3", _LEFT),
+            (found, PREDICTED, None, _RIGHT),
+        )
         for number, box in enumerate(boxes, 1)
         if box is not None
     ]

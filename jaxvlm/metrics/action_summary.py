@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from jaxvlm.metrics.baselines import BASELINES
-from jaxvlm.metrics.summary import CONTROLS, better, percent
+from jaxvlm.metrics.summary import CONTROLS, better, percent, points, points_between
 
 ACTION_CONTROLS = {name: CONTROLS[name] for name in ("no_image", "other_images")} | {
     "no_geometry": "the same pictures without what tells where their cameras stood"
@@ -112,22 +112,37 @@ def figure_rows(summary: Mapping) -> list[tuple[str, str, str]]:
 
 
 def action_difference_rows(found: Mapping) -> list[tuple[str, ...]]:
-    """Rows of a comparison of actions: each figure of both, the difference and its interval."""
+    """Rows of a comparison of actions: each figure of both, the difference and its interval.
+
+    A figure that not every action has from both says of how many it is.
+    """
     rows = []
     for name, (text, unit) in _FIGURES.items():
         each = found["figures"].get(name)
         if each is not None:
             ends = each["interval"]
             spread = "-" if ends is None else " to ".join(_shown(end, unit) for end in ends)
-            values = (_shown(each[which], unit) for which in ("first", "second", "difference"))
+            numbers = (each[which] for which in ("first", "second", "difference"))
+            values = ("no box" if n is None else _shown(n, unit) for n in numbers)
+            if each["count"] < found["count"]:
+                text += f", of {each['count']:,} with both"
             rows.append((text, *values, spread))
     return rows
 
 
 def action_verdict(found: Mapping) -> str:
-    """What a comparison says of the centres, in a sentence."""
-    off = found["figures"]["center_error"]
-    return better(f"centre: {{}} by {_shown(abs(off['difference']), 'm')}", off, more=False)
+    """What a comparison says of the centres; first of all of them where one lacks boxes."""
+    off, within = (found["figures"][name] for name in ("center_error", "center_50cm"))
+    said = []
+    if off["count"] < within["count"]:
+        text = f"centres within 50 cm: {{}} by {points(abs(within['difference']))}"
+        said.append(better(text, within, more=True))
+    if not off["count"]:
+        return f"{said[0]} (no action has a box from both)"
+    many = f"{off['count']:,} action{'s' * (off['count'] > 1)}"
+    where = f", of {many} with a box from both" if said else ""
+    text = f"centre{where}: {{}} by {_shown(abs(off['difference']), 'm')}"
+    return "\n".join([*said, better(text, off, more=False)])
 
 
 def _rows(summary: Mapping) -> Iterator[tuple[str, str, str]]:
@@ -137,12 +152,13 @@ def _rows(summary: Mapping) -> Iterator[tuple[str, str, str]]:
         between = summary["intervals"].get(name)
         spread = "-" if between is None else " to ".join(_shown(end, unit) for end in between)
         yield text, _shown(summary[name], unit), spread
+    if "no_true_box" in summary:
+        text = "actions without a true box, left out of figures of boxes"
+        yield text, f"{summary['no_true_box']:,}", "-"
     for way, lead in summary.get("leads", {}).items():
         for name, each in lead.items():
-            ends = each["interval"]
-            spread = "-" if ends is None else " to ".join(map(percent, ends))
-            text = f"{_FIGURES[name][0]}, above {_called(way)}"
-            yield text, percent(each["difference"]), spread
+            text = f"{_FIGURES[name][0]}, above that with {_called(way)}"
+            yield text, points(each["difference"]), points_between(each["interval"])
 
 
 def _called(name: str) -> str:

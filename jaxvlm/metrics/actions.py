@@ -2,7 +2,8 @@
 
 A line of predictions has the true action as `reference`, in metres, and `up`, the vertical axis of
 its frame ("z" where it has none). What was predicted stands in `predicted_action`; in files of
-other systems it is the JSON of `prediction`, in metres too.
+other systems it is the JSON of `prediction`, in metres too. A text of ours that is no action, whose
+`predicted_action` is None, may be JSON all the same: what that holds is told, but it has no box.
 """
 
 import json
@@ -33,20 +34,19 @@ def is_action(line: Mapping) -> bool:
 
 
 def action_values(line: Mapping) -> dict[str, float | None]:
-    """The values of a line whose reference is an action."""
+    """The values of a line whose reference is an action; None for what it does not tell."""
     true, up = line["reference"], line.get("up") or "z"
     found = _predicted(line)
     fields = {} if found is None else found
-    required = ("action", *_required(true))
-    same = {name: fields.get(name) == true.get(name) for name in ("action", "scene")}
+    said = _object(line["prediction"]) if found is None else found
     # The frame's origin may lie farther from the camera than an action's numbers reach.
     wrong = language.problem(fields, anywhere=True)
     values = {
-        "json_valid": float(found is not None),
+        "json_valid": float(said is not None),
         "action_valid": float(wrong is None),
-        "keys_present": float(all(name in fields for name in required)),
-        "action_right": float(same["action"]),
-        "scene_right": float(same["scene"]),
+        "keys_present": float(_has_keys(said or {}, true, in_metres=found is not None)),
+        "action_right": _same("action", said or {}, true),
+        "scene_right": _same("scene", said or {}, true),
     }
     right = action_box(true, up)
     if right is None:
@@ -82,17 +82,30 @@ def box_values(found: Box | None, true: Box) -> dict[str, float | None]:
     }
 
 
-def _required(true: Mapping) -> tuple[str, ...]:
+def _same(name: str, said: Mapping, true: Mapping) -> float | None:
+    return None if true.get(name) in (None, "") else float(said.get(name) == true[name])
+
+
+def _has_keys(said: Mapping, true: Mapping, in_metres: bool) -> bool:
+    """Whether all fields are there; in the action language their names have a suffix."""
     schema = language.ACTIONS.get(true.get("action"))
-    return ("scene", *(schema.fields if schema else ()))
+    suffixes = {name: kind.suffix for name, kind in schema.fields.items()} if schema else {}
+    return {"action", "scene"} <= said.keys() and all(
+        name in said or (not in_metres and name + suffix in said)
+        for name, suffix in suffixes.items()
+    )
 
 
 def _predicted(line: Mapping) -> dict | None:
-    """The object that was predicted, whatever it holds."""
+    """The object that was predicted, in metres, whatever it holds."""
     if "predicted_action" in line:
         return line["predicted_action"]
+    return _object(line["prediction"])
+
+
+def _object(text: str) -> dict | None:
     try:
-        found = json.loads(line["prediction"])
+        found = json.loads(text)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -1,5 +1,6 @@
 """Whether one model is better than another on the same questions: paired bootstrap over scenes."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 
 from jaxvlm.console import say
 from jaxvlm.errors import UserError
+from jaxvlm.metrics.actions import MEDIANS, is_action
 from jaxvlm.metrics.intervals import by_scene, intervals
-from jaxvlm.metrics.lines import read_lines
+from jaxvlm.metrics.lines import check_alike, read_lines
 from jaxvlm.metrics.scoring import Scores, figures_of, score, summed
 
 _NAMED = 5
@@ -23,19 +25,20 @@ def compare(first: Path, second: Path, tokenizer: str = "plain") -> dict:
       tokenizer: "plain" or "ptb".
 
     Returns:
-      `count` and, for every figure, `first`, `second`, their `difference` (second - first) and its
-      95% `interval`, for scenes drawn again.
+      `count` and `figures`, see `differences`.
 
     Raises:
       UserError: the files do not answer the same questions; it lists those that differ.
     """
     mine, theirs = (list(read_lines(path)) for path in (first, second))
+    check_alike(mine, first)
+    check_alike(theirs, second)
     keys = _keys(mine, theirs, first, second)
     _check_same(*keys, first, second)
     order = {key: place for place, key in enumerate(keys[1])}
     theirs = [theirs[order[key]] for key in keys[0]]
     for one, other in zip(mine, theirs, strict=True):
-        if one["references"] != other["references"]:
+        if _truth(one) != _truth(other):
             raise UserError(f"{one['origin']} and {other['origin']} have other references")
     scored = []
     for path, lines in ((first, mine), (second, theirs)):
@@ -47,9 +50,16 @@ def compare(first: Path, second: Path, tokenizer: str = "plain") -> dict:
 
 
 def differences(one: Scores, other: Scores) -> dict[str, dict]:
-    """Each figure of two who answered the same questions in the same order, see `compare`."""
+    """Each figure of two who answered the same questions in the same order.
+
+    Returns:
+      `first`, `second`, their `difference` (second - first) and its 95% `interval`, for scenes
+      drawn again, over the `count` lines where both have a value. All are None where no action has
+      a box from both; other figures that no line has from both are left out.
+    """
     names = [name for name in one.values if name in other.values]
-    each = [only(scores, names) for scores in (one, other)]
+    each = _of_both(only(one, names), only(other, names))
+    known = {name: np.flatnonzero(~np.isnan(values)) for name, values in each[0].values.items()}
     width = summed(each[0]).shape[1]
     both = np.concatenate([summed(scores) for scores in each], axis=1)
 
@@ -59,21 +69,43 @@ def differences(one: Scores, other: Scores) -> dict[str, dict]:
 
     found = [figures_of(names, summed(scores).sum(0)) for scores in each]
     spread = intervals(by_scene(both, one.scenes), difference)
-    return {
-        name: {
-            "first": float(found[0][name]),
-            "second": float(found[1][name]),
-            "difference": float(found[1][name] - found[0][name]),
-            "interval": spread[name],
+    compared = {}
+    for name in found[0]:
+        # Every line has a part in BLEU.
+        lines = known.get(name, range(len(one.scenes)))
+        if not len(lines) and name not in MEDIANS:
+            continue
+        values = [float(figures[name]) if len(lines) else None for figures in found]
+        compared[name] = {
+            "first": values[0],
+            "second": values[1],
+            "difference": values[1] - values[0] if len(lines) else None,
+            "interval": spread[name] if len({one.scenes[line] for line in lines}) > 1 else None,
+            "count": len(lines),
         }
-        for name in found[0]
-    }
+    return compared
+
+
+def _of_both(one: Scores, other: Scores) -> list[Scores]:
+    """Two without the values that one of them lacks: those of other lines compare with nothing."""
+    lacking = {name: np.isnan(one.values[name] + other.values[name]) for name in one.values}
+    return [
+        dataclasses.replace(
+            each,
+            values={name: np.where(lacking[name], np.nan, v) for name, v in each.values.items()},
+        )
+        for each in (one, other)
+    ]
 
 
 def only(scores: Scores, names: Sequence[str]) -> Scores:
     """Some of the values."""
-    values = {name: scores.values[name] for name in names}
-    return Scores(values, scores.bleu, scores.tokenizer, scores.tasks, scores.kinds, scores.scenes)
+    return dataclasses.replace(scores, values={name: scores.values[name] for name in names})
+
+
+def _truth(line: Mapping) -> object:
+    """What is right: an action by its values, however its texts are written."""
+    return line["reference"] if is_action(line) else line["references"]
 
 
 def _keys(one: Sequence[Mapping], other: Sequence[Mapping], first: Path, second: Path) -> tuple:

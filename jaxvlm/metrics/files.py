@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxvlm.console import say
 from jaxvlm.errors import UserError
 from jaxvlm.files import draft_of, write_text
-from jaxvlm.metrics.lines import check_ids, read_lines
+from jaxvlm.metrics.lines import check_alike, check_ids, read_lines
 from jaxvlm.metrics.scoring import Scores, score, summarize, without_values
 
 SCORED, SUMMARY = "scored.jsonl", "summary.json"
@@ -34,13 +34,15 @@ def score_file(
       The summary.
 
     Raises:
-      UserError: a line that is none, or a folder that cannot be written.
+      UserError: a line that is none, questions and actions in one file, or a folder that cannot be
+        written.
     """
     _spare_evaluation(output)
     if known is not None:
         check_ids(predictions, known)
     else:
         _say_repeated(predictions)
+    check_alike(read_lines(predictions, known), predictions)
     say("scoring")
     scores = score(read_lines(predictions, known), tokenizer)
     summary = {**summarize(scores), "predictions": str(predictions)}

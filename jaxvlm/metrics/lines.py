@@ -1,10 +1,15 @@
 """Predictions in a file: one JSON object a line, the original's fields and ours."""
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from jaxvlm.errors import UserError
+from jaxvlm.data.actions import language
+from jaxvlm.data.items import half_of_a_pair
+from jaxvlm.errors import UserError, shown
+from jaxvlm.metrics.actions import is_action
 from jaxvlm.metrics.kinds import question_type
 
 _NAMED = 5
@@ -39,6 +44,20 @@ def check_ids(path: Path, known: Mapping[str, Mapping]) -> None:
         raise UserError(f"{path} does not match --data: {'; '.join(problems)}")
 
 
+def check_alike(lines: Iterable[Mapping], path: Path) -> None:
+    """Checks that a file holds only questions or only actions: their figures are of other things.
+
+    Raises:
+      UserError: it holds both.
+    """
+    counts = Counter(is_action(line) for line in lines)
+    if len(counts) > 1:
+        raise UserError(
+            f"{path} holds {counts[False]:,} questions and {counts[True]:,} actions; score them "
+            "apart, in a file each"
+        )
+
+
 def read_lines(
     path: Path, known: Mapping[str, Mapping] | None = None, strict: bool = True
 ) -> Iterator[dict]:
@@ -58,25 +77,30 @@ def read_lines(
     """
     found = 0
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        # What is no UTF-8 is found line by line.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             for number, text in enumerate(file, 1):
                 if text.strip():
                     found += 1
                     yield _line(text, f"{path}:{number}", known, strict)
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        raise UserError(f"{path} cannot be read: {why}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if not found:
         raise UserError(f"{path} holds no line")
 
 
 def _line(text: str, origin: str, known: Mapping[str, Mapping] | None, strict: bool) -> dict:
     try:
-        line = json.loads(text, parse_constant=_no_number)
+        text.encode("utf-8")
+        line = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except UnicodeEncodeError:
+        raise UserError(f"{origin}: the line is no text in UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{origin}: no JSON ({error}); expected an object a line") from None
     if not isinstance(line, dict):
         raise UserError(f"{origin}: expected a JSON object a line, found {type(line).__name__}")
+    if half_of_a_pair(text, line):
+        raise UserError(f"{origin}: it holds half of a surrogate pair, which is no text")
     if "prediction" not in line:
         raise UserError(
             f"{origin}: the line has no 'prediction'; has {', '.join(line) or 'nothing'}"
@@ -99,9 +123,7 @@ def _line(text: str, origin: str, known: Mapping[str, Mapping] | None, strict: b
         if not isinstance(line[name], str):
             raise UserError(f"{origin}: {name!r} should be a text, is {json.dumps(line[name])}")
     references = _references(line, origin, strict)
-    action = line["reference"] if isinstance(line.get("reference"), dict) else {}
-    if not isinstance(action.get("action", ""), str):
-        raise UserError(f"{origin}: 'reference.action' should be the name of an action")
+    action = _true_action(line, origin)
     if not isinstance(line.get("predicted_action"), dict | None):
         raise UserError(f"{origin}: 'predicted_action' should be an action in metres, or null")
     return line | {
@@ -115,6 +137,25 @@ def _line(text: str, origin: str, known: Mapping[str, Mapping] | None, strict: b
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{shown(text)} is too large for a number")
+    return number
+
+
+def _true_action(line: Mapping, origin: str) -> Mapping:
+    """The action that is a line's reference; empty where that is a text."""
+    action = line["reference"] if is_action(line) else {}
+    name = action.get("action", "")
+    if not isinstance(name, str):
+        raise UserError(f"{origin}: 'reference.action' should be the name of an action")
+    wrong = language.problem(action, anywhere=True) if name in language.ACTIONS else None
+    if wrong is not None:
+        raise UserError(f"{origin}: {wrong.replace('action_json', 'reference', 1)}")
+    return action
 
 
 def kind_of(question: str, kind: str, task: str) -> str:

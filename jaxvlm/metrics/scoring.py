@@ -101,6 +101,7 @@ def summarize(scores: Scores) -> dict:
       `count` and the mean of every figure over all lines (0 to 1, CIDEr to 10), `tokenizer`,
       `intervals` (95%, by scenes drawn again), how many `scenes` there are, and the same figures
       for every kind of question in `kinds` and, where there are several, for every task in `tasks`.
+      Where only some true actions have a box, `no_true_box` counts those that have none.
     """
     everything = np.ones(len(scores.kinds), bool)
     found = {**_figures(scores, everything), "tokenizer": scores.tokenizer}
@@ -125,6 +126,12 @@ def _figures(scores: Scores, chosen: Bool[np.ndarray, "N"]) -> dict:
             found[name] = float(known.mean())
             if name in MEDIANS:
                 found[f"{name}_median"] = float(np.median(known))
+    if "iou" in found:
+        actions, boxes = (
+            ~np.isnan(scores.values[name][chosen]) for name in ("action_valid", "iou")
+        )
+        if (actions & ~boxes).any():
+            found["no_true_box"] = int((actions & ~boxes).sum())
     if _SENTENCE in found:
         found |= {name: float(v) for name, v in bleu(scores.bleu[chosen].sum(0)).items()}
     return found

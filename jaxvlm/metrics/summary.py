@@ -127,12 +127,22 @@ def sentence_rows(summary: Mapping) -> list[tuple[str, str, str]]:
         if summary.get(name) is not None
     ] + [
         (
-            f"EM above {way.replace('_', ' ')}",
-            _shown("em", lead["em"]["difference"]),
-            _between("em", lead["em"]["interval"]),
+            f"EM above that with {way.replace('_', ' ')}",
+            points(lead["em"]["difference"]),
+            points_between(lead["em"]["interval"]),
         )
         for way, lead in summary.get("leads", {}).items()
     ]
+
+
+def points(difference: float) -> str:
+    """A difference of shares, which is no share itself."""
+    return f"{100 * difference:.1f} points"
+
+
+def points_between(interval: Sequence[float] | None) -> str:
+    """The interval of such a difference; of one scene there is none."""
+    return "-" if interval is None else " to ".join(map(points, interval))
 
 
 def figures_title(summary: Mapping) -> str:

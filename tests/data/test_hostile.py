@@ -161,7 +161,7 @@ def roomplan(folder, **changes):
     ("changes", "message"),
     [
         ({"dimensions": [10**400, 2, 0]}, r"walls\[0\]: 'dimensions' must be 3 finite numbers"),
-        ({"dimensions": [3000, 2400, 0]}, r"walls\[0\]: 'dimensions' .* in metres, positive and"),
+        ({"dimensions": [3000, 2400, 0]}, r"walls\[0\]: 'dimensions' .* in metres, from 0.0001 to"),
         (
             {"transform": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 5000, 1, 0, 1]},
             r"walls\[0\]: 'transform' puts it 5000 m from the origin",

@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from jaxvlm.data.actions import language
 from jaxvlm.data.boxes import Box, box_axes
 from jaxvlm.data.record import parse_record, record_entry
+from jaxvlm.metrics.action_summary import figure_rows
 from jaxvlm.metrics.actions import action_values
 from jaxvlm.metrics.baselines import baselines
 from jaxvlm.metrics.overlap import intersection_over_union
@@ -95,6 +97,40 @@ def test_what_is_no_box_is_right_about_nothing(prediction, valid, keys, action, 
     assert values["action_right"] == action and values["scene_right"] == scene
     assert values["action_valid"] == 0 and values["center_error"] is None
     assert values["iou"] == values["acc_25"] == values["center_50cm"] == 0
+
+
+def test_what_a_reference_does_not_tell_is_not_counted():
+    bare = {name: value for name, value in TRUE.items() if name not in ("action", "scene")}
+    values = action_values(line("garbage", bare))
+    assert values["action_right"] is None and values["scene_right"] is None
+    assert values["json_valid"] == 0 and values["iou"] == 0
+    found = summarize(score([line("garbage", bare), line(TRUE)]))
+    assert found["action_right"] == 1 and "scene_right" not in summarize(score([line(TRUE, bare)]))
+
+
+def test_a_text_that_is_no_action_may_be_json():
+    """Ours has centimetres, and other systems' texts are in metres."""
+    text = language.write(TRUE)
+    others = dict(reversed(json.loads(text).items()))
+    for said, keys, scene in (
+        (json.dumps(others), 1, 1),
+        (text.replace(",", ", "), 1, 1),
+        (text.replace('"s"', '"t"')[:-1] + ',"more":1}', 1, 0),
+        ('{"action":"place_anchor","scene":"s","center_cm":[1,2,3]}', 0, 1),
+        ("no JSON", 0, 0),
+    ):
+        values = action_values(line(said, predicted_action=None))
+        assert values["json_valid"] == values["action_right"] == (said != "no JSON")
+        assert (values["keys_present"], values["scene_right"]) == (keys, scene)
+        assert values["action_valid"] == values["iou"] == 0 and values["center_error"] is None
+    assert action_values(line(text))["keys_present"] == 0
+
+
+def test_true_actions_without_a_box_are_counted():
+    found = summarize(score([line(TRUE), line(TRUE), line(TRUE, {"action": "other"}, kind="x")]))
+    assert found["no_true_box"] == 1 and found["iou"] == 1
+    assert ("1", "-") in [row[1:] for row in figure_rows(found)]
+    assert "no_true_box" not in summarize(score([line(TRUE)]))
 
 
 def test_a_level_surface_has_an_axis_of_its_own():

@@ -19,6 +19,7 @@ from jaxvlm.metrics.files import score_file
 from jaxvlm.metrics.intervals import by_scene, intervals
 from jaxvlm.metrics.kinds import question_type
 from jaxvlm.metrics.lines import read_lines
+from jaxvlm.metrics.scoring import score, summarize
 
 REALLY_HAS_JAVA = captions.has_java
 # Words that cleaning leaves alone.
@@ -158,7 +159,7 @@ def test_actions_are_no_sentences(tmp_path):
     assert own["center_error"] == 0 and own["scenes"] == 1
     assert not any(name.startswith(("bleu", "rouge", "cider", "meteor")) for name in own)
     alone = score_file(write(tmp_path / "b.jsonl", lines), tmp_path / "b", "plain")
-    both = score_file(write(tmp_path / "c.jsonl", actions + lines), tmp_path / "c", "plain")
+    both = summarize(score(read_lines(write(tmp_path / "c.jsonl", actions + lines))))
     for name in ("bleu_1", "bleu_4", "rouge_l", "cider"):
         assert both[name] == alone[name]
         assert name not in both["kinds"]["bed"]
@@ -198,6 +199,9 @@ def test_other_questions_are_named(tmp_path):
         ('{"prediction": "x", "reference": {"action": []}}', "should be the name of an action"),
         ('{"prediction": "", "reference": {}, "predicted_action": 1}', "'predicted_action' should"),
         ('{"prediction": "x", "reference": "x", "n": NaN}', "a.jsonl:1: no JSON (NaN is no"),
+        ('{"prediction": "x", "reference": "x", "n": [-1e999]}', "a.jsonl:1: no JSON ('-1e999'"),
+        ('{"prediction": "\\ud800", "reference": "x"}', "a.jsonl:1: it holds half of a surrogate"),
+        ('{"prediction": "x", "reference": {"\\udfff": 1}}', "a.jsonl:1: it holds half of a"),
         ('{"prediction": ' + "[" * 100_000, "a.jsonl:1: no JSON"),
     ],
 )
@@ -209,9 +213,23 @@ def test_a_line_that_is_none_is_named(tmp_path, text, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("bad", [b"\xff", b"\xed\xa0\x80", b"\xe4\xbd"])
+def test_a_line_that_is_no_text_is_named(tmp_path, bad):
+    path = tmp_path / "a.jsonl"
+    good = b'{"prediction": "\xe4\xbd\xa0", "reference": "x"}\r\n'
+    path.write_bytes(b"\xef\xbb\xbf" + good + b"\n" + good.replace(b"x", bad) + good)
+    with pytest.raises(UserError, match=r"a\.jsonl:3: the line is no text in UTF-8"):
+        list(read_lines(path))
+    path.write_bytes(good + bad)
+    with pytest.raises(UserError, match=r"a\.jsonl:2: the line is no text in UTF-8"):
+        list(read_lines(path))
+    path.write_bytes(b"\xef\xbb\xbf" + good)
+    assert next(read_lines(path))["prediction"] == "你"
+
+
 def test_answers_without_a_latin_letter_are_scored(tmp_path):
-    """Nothing is left of them when they are cleaned, nor of half a character."""
-    texts = ["你好", "???", "\\ud800"]
+    """Nothing is left of them when they are cleaned."""
+    texts = ["你好", "???", "\\ud83d\\ude00"]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"prediction": "{t}", "reference": "{t}"}}\n' for t in texts))
     found = score_file(path, tmp_path / "o", "plain")
@@ -251,7 +269,8 @@ def test_actions_of_records_are_scored_as_actions(tmp_path):
 
 
 def test_an_action_is_kept_as_it_was(tmp_path):
-    action = {"action": "place_anchor", "scene": "s1", "center": [0, 1, 2]}
+    action = {"action": "place_anchor", "scene": "s1", "center": [0, 1, 2], "normal": [0, 1, 0],
+              "extent": [1, 1, 1]}  # fmt: skip
     path = write(tmp_path / "a", [{"prediction": json.dumps(action), "reference": action}])
     assert score_file(path, tmp_path / "o", "plain")["exact_match"] == 1
     line = json.loads((tmp_path / "o" / "scored.jsonl").read_text())

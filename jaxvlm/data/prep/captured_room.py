@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxvlm.data.boxes import Box
 from jaxvlm.data.frames import Y_UP_TO_Z_UP, is_level, rounded
-from jaxvlm.data.prep.roomplan import WORDS
+from jaxvlm.data.prep.roomplan import WORDS, category_of, words_of
 
 _SURFACES = {"wall": "walls", "door": "doors", "window": "windows", "opening": "openings"}
 _NAMES = {word: name for name, word in WORDS.items()}
@@ -48,7 +48,7 @@ def captured_room(boxes: Iterable[Box], scene: str) -> dict:
             room[_SURFACES[box.category]].append(entry)
         else:
             entry = shared | {
-                "category": {_NAMES.get(box.category, _camel(box.category)): {}},
+                "category": {_key(box.category): {}},
                 "dimensions": rounded(_upright(box)[1], 4),
                 "attributes": {},
             }
@@ -78,7 +78,17 @@ def _transform(box: Box) -> list[float]:
     return rounded(matrix.T.ravel(), 6)
 
 
+def _key(category: str) -> str:
+    """What the reader reads as a category: RoomPlan's own name, words in camel case, or itself."""
+    if category in _NAMES:
+        return _NAMES[category]
+    camel = _camel(category)
+    if words_of(camel) == category:
+        return camel
+    return category if category_of(category) == category else f'"{category}"'
+
+
 def _camel(words: str) -> str:
     """Words as a name in camel case."""
-    first, *rest = re.findall(r"[A-Za-z0-9]+", words) or ["object"]
+    first, *rest = re.findall(r"[A-Za-z0-9]+", words) or [""]
     return first[:1].lower() + first[1:] + "".join(word.capitalize() for word in rest)

@@ -19,6 +19,10 @@ from jaxvlm.errors import UserError
 # Metres: no wall is longer, no flat farther from where its scan began.
 # An action says lengths to 99.99 m; what is longer is in other units.
 _LARGEST, _FARTHEST = 100.0, 200.0
+# Metres: a record's lengths are rounded to so many.
+_SMALLEST = 1e-4
+# Degrees that a box may be rolled about its normal and still stand upright.
+_ROLL = 1.0
 _SURFACES = {"walls": "wall", "doors": "door", "windows": "window", "openings": "opening"}
 WORDS = {
     "washerDryer": "washing machine",
@@ -72,7 +76,7 @@ def read_roomplan(path: Path) -> RoomPlanScene:
             for entry, where in _entries(room, field, path):
                 found.append((_surface(entry, group, where, notes), where))
         for entry, where in _entries(room, "objects", path):
-            found.append((_object(entry, where), where))
+            found.append((_object(entry, where, notes), where))
         floors += [_floor(entry, where) for entry, where in _entries(room, "floors", path)]
     # Rooms of a structure share walls.
     boxes = distinct(found)
@@ -104,7 +108,8 @@ def _rooms(whole: dict) -> list[dict]:
 
 
 def _surface(entry: object, group: str, where: str, notes: list[str]) -> Box:
-    matrix, (width, height, _) = _placed(entry, where, flat=True)
+    matrix, size = _placed(entry, where, flat=True)
+    axes, (width, height, _) = _along(matrix, size, where, notes)
     if entry.get("curve"):
         notes.append(f"{where}: a curved {group} is taken as the flat box around it")
     category = entry.get("category")
@@ -118,7 +123,7 @@ def _surface(entry: object, group: str, where: str, notes: list[str]) -> Box:
         group=group,
         category=group,
         centre=matrix[:3, 3],
-        axes=box_axes(matrix[:3, 2]),
+        axes=axes,
         size=np.array([width, height, SURFACE_DEPTH]),
         attributes=attributes,
         parent=entry.get("parentIdentifier"),
@@ -126,8 +131,9 @@ def _surface(entry: object, group: str, where: str, notes: list[str]) -> Box:
     )
 
 
-def _object(entry: object, where: str) -> Box:
+def _object(entry: object, where: str, notes: list[str]) -> Box:
     matrix, size = _placed(entry, where, flat=False)
+    axes, size = _along(matrix, size, where, notes)
     category = entry.get("category")
     word = next(iter(category), None) if isinstance(category, dict) else category
     if not isinstance(word, str):
@@ -135,9 +141,9 @@ def _object(entry: object, where: str) -> Box:
     return Box(
         name=_name(entry, where),
         group=OBJECT,
-        category=WORDS.get(word, _words(word)),
+        category=category_of(word),
         centre=matrix[:3, 3],
-        axes=box_axes(matrix[:3, 2]),
+        axes=axes,
         size=size,
         attributes=_attributes(entry.get("attributes")),
         parent=entry.get("parentIdentifier"),
@@ -148,13 +154,22 @@ def _attributes(found: object) -> tuple[str, ...]:
     if not isinstance(found, dict):
         return ()
     return tuple(
-        _PHRASES.get((name, value), f"{_words(value)} {{}}")
+        _PHRASES.get((name, value), f"{words_of(value)} {{}}")
         for name, value in sorted(found.items())
         if isinstance(value, str) and value != "unidentified"
     )
 
 
-def _words(name: str) -> str:
+def category_of(key: str) -> str:
+    """What a category's key says: camel case is words, quotes hold a name, others are one."""
+    if key in WORDS:
+        return WORDS[key]
+    if len(key) > 1 and key[0] == key[-1] == '"':
+        return key[1:-1]
+    return words_of(key) if re.fullmatch("[a-z0-9][A-Za-z0-9]*", key) else key
+
+
+def words_of(name: str) -> str:
     """A name in camel case as words."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
@@ -181,6 +196,25 @@ def _name(entry: dict, where: str) -> str:
     return name
 
 
+def _along(
+    matrix: np.ndarray, size: np.ndarray, where: str, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The axes of a box with this pose, and its size along them.
+
+    A box is not rolled about its normal but in quarter turns, which swap width and height.
+    """
+    axes = box_axes(matrix[:3, 2], matrix[:3, 0])
+    right, up, _ = axes @ matrix[:3, 1]
+    roll = np.degrees(np.arctan2(right, up))
+    quarters = round(roll / 90)
+    if abs(roll - 90 * quarters) > _ROLL:
+        notes.append(
+            f"{where}: rolled by {abs(roll):.0f}° about its normal, which is taken as "
+            f"{abs(90 * quarters)}°"
+        )
+    return axes, size[[1, 0, 2]] if quarters % 2 else size
+
+
 def _placed(entry: object, where: str, flat: bool) -> tuple[np.ndarray, np.ndarray]:
     """The pose in the z-up world and the size of an element."""
     if not isinstance(entry, dict):
@@ -189,10 +223,10 @@ def _placed(entry: object, where: str, flat: bool) -> tuple[np.ndarray, np.ndarr
     if not is_rotation(matrix[:3, :3]):
         raise UserError(f"{where}: the first three columns of 'transform' are no rotation")
     size = numbers_of(entry, "dimensions", (3,), where)
-    if size[: 2 if flat else 3].min() <= 0 or size.max() > _LARGEST:
+    if size[: 2 if flat else 3].min() < _SMALLEST or size.max() > _LARGEST:
         raise UserError(
-            f"{where}: 'dimensions' must be [width, height, depth] in metres, positive and at most "
-            f"{_LARGEST:g}, found {size.tolist()}"
+            f"{where}: 'dimensions' must be [width, height, depth] in metres, from {_SMALLEST:g} "
+            f"to {_LARGEST:g}, found {size.tolist()}"
         )
     if np.abs(matrix[:3, 3]).max() > _FARTHEST:
         raise UserError(

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxvlm.console import say
 from jaxvlm.data.prep.files import read_json
 from jaxvlm.data.prep.planes import find_planes
 from jaxvlm.data.prep.roomplan import is_roomplan
@@ -27,7 +28,8 @@ def find_inputs(paths: Sequence[Path]) -> Inputs:
     an export or holds records.
 
     Raises:
-      UserError: nothing that is known, or several kinds at once.
+      UserError: nothing that is known, several kinds at once, or a folder's `*.json` that cannot be
+        read.
     """
     found: dict[str, dict[str, Path]] = {}
     for path in paths:
@@ -48,7 +50,7 @@ def _look(path: Path) -> tuple[str, dict[str, Path]]:
         planes = find_planes(path)
         if planes:
             return "planes", {folder.name: folder for folder in planes}
-        exports = [p for p in sorted(path.glob("*.json")) if is_roomplan(_decoded(p))]
+        exports = _exports(path)
         if exports:
             return "roomplan", {p.stem: p for p in exports}
         hint = ""
@@ -70,6 +72,20 @@ def _look(path: Path) -> tuple[str, dict[str, Path]]:
     if first.action is None:
         raise UserError(f"--input {path}: its records have no 'action_json'")
     return "records", {path.stem: path}
+
+
+def _exports(folder: Path) -> list[Path]:
+    """The exports of a folder, without what a Mac leaves beside them (`._*`)."""
+    files = [path for path in sorted(folder.glob("*.json")) if not path.name.startswith("._")]
+    exports = [path for path in files if is_roomplan(read_json(path))]
+    others = len(files) - len(exports)
+    if exports and others:
+        say(
+            f"warning: {folder}: passed over {others:,} of {len(files):,} *.json, which are no "
+            "RoomPlan exports",
+            warns=True,
+        )
+    return exports
 
 
 def _decoded(path: Path) -> object:

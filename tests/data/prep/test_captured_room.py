@@ -4,6 +4,7 @@ import json
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
 from jaxvlm.data.boxes import Box, box_axes
@@ -54,3 +55,46 @@ def test_it_looks_like_an_export():
     assert entry["transform"][12:] == [1.0, 0.5, -2.0, 1.0]
     assert {"walls", "doors", "windows", "openings", "objects", "floors", "sections", "story",
             "version", "referenceOriginTransform"} <= room.keys()  # fmt: skip
+
+
+AXES = box_axes(np.array([0.0, 1, 0]))
+
+
+def written_and_read(tmp_path, name: str) -> tuple[str, str]:
+    """A category's key in the file, and the category that is read there."""
+    room = captured_room([Box("x", "object", name, np.zeros(3), AXES, np.ones(3))], "s")
+    (tmp_path / "room.json").write_text(json.dumps(room))
+    (key,) = room["objects"][0]["category"]
+    return key, read_roomplan(tmp_path / "room.json").boxes[0].category
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("coffee table", "coffeeTable"),
+        ("TV stand", "TV stand"),
+        ("LED lamp", "LED lamp"),
+        ("café table", "café table"),
+        ("椅子", "椅子"),
+        ("", ""),
+        ("Chair", "Chair"),
+        ("t-shirt", "t-shirt"),
+        ("macBook", '"macBook"'),
+        ('"', '"'),
+        ('"chair"', '""chair""'),
+        ("washing machine", "washerDryer"),
+        ("chair", "chair"),
+    ],
+)
+def test_a_name_has_a_key(tmp_path, name, key):
+    assert written_and_read(tmp_path, name) == (key, name)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])) | st.from_regex(r"[a-zA-Z0-9 \"]*"))
+def test_every_name_is_read_back(tmp_path_factory, name):
+    # What is a word of RoomPlan's own is read in our words.
+    own = {"television": "TV", "storage": "storage unit", "washer dryer": "washing machine"}
+    if name not in {"wall", "door", "window", "opening"}:
+        folder = tmp_path_factory.mktemp("named")
+        assert written_and_read(folder, name)[1] == own.get(name, name)

@@ -16,6 +16,7 @@ from jaxvlm.data.prep.drawn import scene_mesh
 from jaxvlm.data.prep.looks import _COLOURS, colour
 from jaxvlm.data.prep.referring import phrases
 from jaxvlm.data.prep.roomplan import read_roomplan
+from jaxvlm.data.prep.synth import find_inputs
 from jaxvlm.data.records import RecordFile
 from jaxvlm.errors import UserError
 
@@ -298,3 +299,84 @@ def test_an_opening_is_a_hole_with_a_record_of_its_own(tmp_path):
     assert found[0].kind == "opening" and "'opening'" in found[0].question
     action = move_action(found[0].action, Frame.from_world(found[0].frame_to_world).inverse())
     np.testing.assert_allclose(action["center"], independent(opening)[0].mean(0), atol=5e-4)
+
+
+def posed(width_axis, normal, entry: dict) -> dict:
+    """An element with these axes of its transform (y up); its height axis is normal × width."""
+    axes = np.array([width_axis, np.cross(normal, width_axis), normal], float)
+    columns = np.concatenate([axes, np.zeros((3, 1))], 1).ravel().tolist()
+    return {**entry, "transform": [*columns, *entry["transform"][12:]]}
+
+
+def read_changed(tmp_path, field: str, change):
+    """The scene, and its element 0 of a field, once `change` has made another of it."""
+    whole = export(EXPORTS[0])
+    whole[field][0] = change(whole[field][0])
+    (tmp_path / "room.json").write_text(json.dumps(whole))
+    return read_roomplan(tmp_path / "room.json"), whole[field][0]
+
+
+def box_of(scene, element):
+    (box,) = [box for box in scene.boxes if box.name == element["identifier"]]
+    return box
+
+
+def same_corners(box, element) -> bool:
+    """Whether a flat element's corners lie in the middle of its box's edges, in any order."""
+    found = independent(element)[0] @ np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])
+    local = np.abs((found - box.centre) @ box.axes.T) * 2
+    return np.allclose(local, [*box.size[:2], 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("degrees", [45, 0, 10, 90, 200])
+def test_a_window_in_a_ceiling_lies_as_its_transform_says(tmp_path, degrees):
+    angle = np.radians(degrees)
+    way = (np.cos(angle), 0, np.sin(angle))
+    scene, window = read_changed(tmp_path, "windows", lambda e: posed(way, (0, -1, 0), e))
+    box = box_of(scene, window)
+    np.testing.assert_allclose(box.axes[0], [way[0], -way[2], 0], atol=1e-9)
+    assert same_corners(box, window) and not scene.notes
+
+
+@pytest.mark.parametrize("field", ["objects", "windows"])
+@pytest.mark.parametrize("degrees", [90, -90, 180])
+def test_a_quarter_turn_about_the_normal_swaps_width_and_height(tmp_path, field, degrees):
+    angle = np.radians(degrees)
+    way = (np.cos(angle), np.sin(angle), 0)
+    scene, element = read_changed(tmp_path, field, lambda e: posed(way, (0, 0, 1), e))
+    box = box_of(scene, element)
+    assert same_corners(box, element) and not scene.notes
+    np.testing.assert_allclose(box.axes[1], [0, 0, 1], atol=1e-9)
+
+
+@pytest.mark.parametrize(("degrees", "taken"), [(30, 0), (-70, 90), (170, 180)])
+def test_what_is_rolled_otherwise_is_noted(tmp_path, degrees, taken):
+    angle = np.radians(degrees)
+    way = (np.cos(angle), np.sin(angle), 0)
+    scene, element = read_changed(tmp_path, "objects", lambda e: posed(way, (0, 0, 1), e))
+    (note,) = scene.notes
+    place = tmp_path / "room.json"
+    rolled = f"rolled by {abs(degrees)}° about its normal, which is taken as {taken}°"
+    assert note == f"{place}: objects[0]: {rolled}"
+    size = np.array(element["dimensions"])[[1, 0, 2] if taken == 90 else [0, 1, 2]]
+    np.testing.assert_allclose(box_of(scene, element).size, size)
+
+
+def test_what_is_too_thin_for_a_record_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"room\.json: objects\[0\]: 'dimensions' .*1e-05\]"):
+        read_changed(tmp_path, "objects", lambda e: {**e, "dimensions": [1, 1, 1e-5]})
+
+
+def test_a_broken_export_of_a_folder_is_named(tmp_path, capsys):
+    whole = (ROOMPLAN / f"{EXPORTS[0]}.json").read_text()
+    (tmp_path / "good.json").write_text(whole)
+    (tmp_path / "._good.json").write_bytes(b"\0\5\26\7 what a Mac leaves")
+    (tmp_path / "settings.json").write_text("{}")
+    assert find_inputs([tmp_path]).scenes == {"good": tmp_path / "good.json"}
+    assert f"{tmp_path}: passed over 1 of 2 *.json" in capsys.readouterr().err
+    (tmp_path / "broken.json").write_text(whole[:300])
+    with pytest.raises(UserError, match=r"broken\.json:\d+: malformed JSON"):
+        find_inputs([tmp_path])
+    (tmp_path / "broken.json").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(UserError, match=r"broken\.json is no UTF-8 text"):
+        find_inputs([tmp_path])

@@ -1,6 +1,6 @@
 """Chosen views: as many as asked, each once, the best first, and better than chance."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -70,12 +70,11 @@ def test_unknown_methods_are_named():
         choose_views(*poses(np.random.default_rng(0), 2), 1, "best", np.random.default_rng(0))
 
 
-def test_chosen_views_see_more_than_even_and_random_ones():
+def test_chosen_views_see_more_than_even_and_random_ones(monkeypatch):
     """On walks through procedural rooms, as scripts/bench/view_choice.py measures it on more."""
-    path = Path(__file__).parents[3] / "scripts" / "bench" / "view_choice.py"
-    spec = importlib.util.spec_from_file_location("bench_view_choice", path)
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
+    # Its files are scripts that stand beside each other.
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "scripts" / "bench")
+    bench = importlib.import_module("view_choice")
     shares = {
         method: [bench.share(0, index, 8, method) for index in range(6)] for method in METHODS
     }
