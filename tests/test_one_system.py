@@ -1,7 +1,8 @@
-"""One system: Stage 1 at small sizes goes the whole way, from PyTorch weights to transformers.
+"""One system: both stages at small sizes go the whole way, from PyTorch weights to transformers and
+to files like RoomPlan's.
 
-Nothing but the sizes and paths below is changed in `configs/stage1.py`, and every step is the
-command that a user types, in a folder laid out as docs/data.md says.
+Nothing but the sizes and paths below is changed in `configs/`, and every step is the command that a
+user types, in a folder laid out as docs/data.md says.
 """
 
 import json
@@ -14,7 +15,7 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import load_file
-from scans import read_lines, write_scannet
+from scans import read_lines, write_arkit, write_scannet
 from waiting import until
 
 from jaxvlm.config import load
@@ -22,7 +23,7 @@ from jaxvlm.paths import flatten
 from jaxvlm.training.checkpoints import restore_params, stored_shapes
 
 REPOSITORY = Path(__file__).parent.parent
-STAGE1 = REPOSITORY / "configs" / "stage1.py"
+STAGE1, STAGE2 = (REPOSITORY / "configs" / f"{name}.py" for name in ("stage1", "stage2_arkit"))
 # The official VGGT at a small size: its tensors, and the sizes it was built with.
 VGGT = REPOSITORY / "tests" / "fixtures" / "vggt_tiny"
 TOKENIZER = REPOSITORY / "jaxvlm" / "assets" / "rooms_tokenizer"
@@ -71,6 +72,22 @@ PATHS = {
 }
 CONFIG = ("--config", STAGE1, *(f"--config.{k}={v}" for k, v in (SIZES | PATHS).items()))
 
+# An action takes more tokens than an answer.
+SIZES_OF_ACTIONS = SIZES | {
+    "text.max_length": 160,
+    "data.row_length": 320,
+    "data.row_labels": 160,
+    "train.max_steps": 4,
+    "train.save_every": 4,
+    "train.eval_every": 4,
+}
+# Views are dropped by chance, so that no cache could hold their features.
+PATHS_OF_ACTIONS = {name: path for name, path in PATHS.items() if name != "data.features.folder"}
+CONFIG_OF_ACTIONS = (
+    *("--config", STAGE2),
+    *(f"--config.{k}={v}" for k, v in (SIZES_OF_ACTIONS | PATHS_OF_ACTIONS).items()),
+)
+
 SCENES = {"train": ("scene0000_00", "scene0001_00", "scene0002_00"),
           "test": ("scene0003_00", "scene0004_00")}  # fmt: skip
 ASKED = (
@@ -79,6 +96,7 @@ ASKED = (
     ("Is there a bed in the room?", "no"),
 )
 DATASETS = ("scanqa", "sqa3d")
+SCANS = {"train": ("47333462", "47333463", "47333464"), "test": ("47333465",)}
 OFFICIAL = {
     ("scanqa", "train"): "data/raw/scanqa/ScanQA_v1.0_train.json",
     # ScanQA's own test file has no answers.
@@ -150,6 +168,19 @@ def prepare(run, dataset: str, split: str) -> None:
     assert all(len(line["images"]) == VIEWS and line["geom_token"] for line in lines)
 
 
+def prepare_actions(run, split: str) -> None:
+    """Makes the records that Stage 2 names."""
+    root = Path("data/raw/arkitscenes") / split
+    for scene in SCANS[split]:
+        write_arkit(root, scene, nested=True)
+    output = Path(f"data/processed/arkit/{split}.jsonl")
+    run(
+        REPOSITORY / "scripts" / "prep" / "prepare_arkit_from_3dod.py",
+        *("--arkit-training-root", root, "--output", output, "--num-views", VIEWS),
+    )
+    assert {line["scene_id"] for line in read_lines(output)} == set(SCANS[split])
+
+
 def kill_after_a_checkpoint(process: subprocess.Popen, checkpoints: Path) -> None:
     """Kills a training run while there are updates left to make."""
 
@@ -199,7 +230,7 @@ def run(python, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_stage_1_goes_the_whole_way_at_small_sizes(python, run):
+def test_both_stages_go_the_whole_way_at_small_sizes(python, run):
     imported = write_downloads(Path("downloads"))
     vggt = ("--model-config", VGGT.with_suffix(".json"), "--dtype", "bfloat16")
     run("-m", "convert.import_torch", "vggt", "downloads/vggt.pt", "weights/vggt", *vggt)
@@ -251,3 +282,15 @@ def test_stage_1_goes_the_whole_way_at_small_sizes(python, run):
     with torch.no_grad():
         logits = exported(**tokenizer(ASKED[0][0], return_tensors="pt")).logits
     assert torch.isfinite(logits).all() and logits.std() > 0
+
+    for split in SCANS:
+        prepare_actions(run, split)
+    workdir = Path("runs/stage2_arkit")
+    run("-m", "jaxvlm.train", *CONFIG_OF_ACTIONS)
+    run("-m", "jaxvlm.evaluate", "--checkpoint", workdir)
+    summary = json.loads((workdir / "evaluation" / "test" / "summary.json").read_text())
+    assert summary["count"] and summary["action_valid"] == summary["scene_right"] == 1
+    records = ("--data", "data/processed/arkit/test.jsonl")
+    predict = ("-m", "jaxvlm.predict", "--checkpoint", workdir, *records)
+    run(*predict, "--format", "roomplan", "--output", "rooms")
+    assert [path.stem for path in Path("rooms").iterdir()] == list(SCANS["test"])
