@@ -194,7 +194,12 @@ def _show(title: str, summary: dict) -> None:
 
 def _name(flags: argparse.Namespace, folder: Path | None) -> str:
     """What tells an evaluation from others of a run: its folder, unless one is given."""
-    parts = [Path(flags.data[0]).stem if flags.data else flags.split]
+    parts = [flags.split]
+    if flags.data:
+        # Files of several data sets have one name, each in a folder of its own.
+        place = Path(flags.data[0])
+        parts = [*filter(None, (place.parent.name,)), place.stem]
+        parts += [f"and_{len(flags.data) - 1}_more"] if len(flags.data) > 1 else []
     parts += [flags.task] if flags.task else []
     parts += [f"first_{flags.limit}"] if flags.limit else []
     # A workdir is asked for its best update, whichever that is.
@@ -217,12 +222,26 @@ def _share(flags: argparse.Namespace) -> Share:
 
 
 def _standing(output: Path, identity: dict) -> dict | None:
-    """The summary that stands in `output` if it was made from the same things."""
+    """The summary that stands in `output` if it was made from the same things.
+
+    Raises:
+      UserError: one stands there of other files, whose answers would be lost.
+    """
     try:
         summary = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    same = isinstance(summary, dict) and all(summary.get(k) == v for k, v in identity.items())
+    if not isinstance(summary, dict):
+        return None
+    standing = summary.get("files", identity["files"])
+    if [Path(file).resolve() for file in standing] != [
+        Path(file).resolve() for file in identity["files"]
+    ]:
+        raise UserError(
+            f"{output} holds the evaluation of {', '.join(standing)}; give "
+            f"another --output for that of {', '.join(identity['files'])}"
+        )
+    same = all(summary.get(k) == v for k, v in identity.items())
     whole = all((output / name).is_file() for name in (PREDICTIONS, REPORT))
     # What was lost is asked again: its images may have been mended.
     return summary if same and whole and not summary["lost"] else None

@@ -152,7 +152,12 @@ def parser() -> argparse.ArgumentParser:
         help="record files (a name may have * in it), or official ones of ScanQA or SQA3D",
     )  # fmt: skip
     flags.add_argument("--num_scenes", type=int, metavar="N", help="only the first so many records")
-    flags.add_argument("--max_new_tokens", type=int, metavar="N", help="of an answer, at most")
+    flags.add_argument(
+        "--max_new_tokens",
+        type=int,
+        metavar="N",
+        help="of an answer, at most; an action ends by itself",
+    )
     flags.add_argument("--device", help="cpu, cuda or cuda:N (default: all that JAX finds)")
     flags.add_argument(
         "--output", "--output_jsonl", dest="output", type=Path, required=True, metavar="PATH",

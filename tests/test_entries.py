@@ -324,6 +324,19 @@ def test_fewer_questions_drop_no_answers(call, finished_run, colours, tmp_path):
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 3
 
 
+def test_an_evaluation_of_other_files_is_not_replaced(call, finished_run, colours, tmp_path):
+    command = ("--checkpoint", finished_run, "--limit", "2", "--no-controls")
+    code, printed, _ = call(evaluate, *command, "--data", colours)
+    # Each data set has its files in a folder of its own, of the same names.
+    folder = f"{colours.parent.name}_{colours.stem}_first_2"
+    assert code == 0 and f"evaluation/{folder}/report.html" in "".join(printed.split())
+    other = colours.with_name("other.jsonl")
+    other.write_text(colours.read_text())
+    output = ("--output", finished_run / "evaluation" / folder)
+    code, _, said = call(evaluate, *command, "--data", other, *output)
+    assert code == 2 and "colours.jsonl; give another --output" in " ".join(said.split())
+
+
 def test_every_line_of_a_file_is_a_question(call, finished_run, colours, monkeypatch):
     image = colours.parent / "scene3_0.png"
     command = ("--checkpoint", finished_run, "--images", image)

@@ -116,7 +116,7 @@ class Engine:
                 (self._state.tokens[row], self._state.lengths[row], self._state.live[row])
             )
             known = tokens[len(request.tokens) : lengths]
-            yield known[:-1] if known[-1] == self._program.end_id else known
+            yield known[:-1] if self._program.ends(known[-1]) else known
             if not live:
                 del self._taken[place]
                 return
@@ -200,7 +200,7 @@ class Engine:
         for place in over:
             row, (request, since) = place[0] * self._rows + place[1], self._taken.pop(place)
             made = tokens[row, len(request.tokens) : lengths[row]]
-            ended = bool(made[-1] == self._program.end_id)
+            ended = bool(self._program.ends(made[-1]))
             seconds = time.perf_counter() - since
             box = None if self._program.decoder.action is None else boxes[row]
             yield Answer(request.key, made[:-1] if ended else made, ended, seconds, box)

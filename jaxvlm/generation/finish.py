@@ -129,5 +129,7 @@ def _baselines(training: Sequence[Record], ways: Ways) -> dict[str, dict]:
 
 def _guess(training: Iterable[Record]) -> QuestionOnlyGuess:
     return QuestionOnlyGuess(
-        (r.question, kind_of(r.question, r.kind, r.task), r.answer) for r in training
+        (r.question, kind_of(r.question, r.kind, r.task), r.answer)
+        for r in training
+        if not r.is_action
     )

@@ -146,6 +146,8 @@ def _answerer(config, model: VLMConfig, checkpoint, params: dict[str, Array], me
         tokenizer.end_id,
         tokenizer.placeholder_id,
         tuple(constraints.plain_ids.tolist()),
+        # As in exports: it ends Qwen's documents.
+        (tokenizer.pad_id,),
     )
     engine = Engine(program, weights, config.evaluation.batch_questions)
     return Answerer(

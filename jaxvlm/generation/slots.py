@@ -7,6 +7,7 @@ vectors a prompt, D width, W vocabulary; of constraints N places and K tokens
 
 import dataclasses
 import functools
+import operator
 from typing import NamedTuple
 
 import jax
@@ -119,6 +120,7 @@ class Program:
       end_id: the token that ends a text.
       own_ids: tokens from here on are reserved and never chosen.
       plain_ids: tokens that are plain letters, see `Constraint`.
+      other_ends: more tokens that end a text, as transformers' `eos_token_id` may name several.
     """
 
     decoder: Decoder
@@ -127,6 +129,13 @@ class Program:
     end_id: int
     own_ids: int
     plain_ids: tuple[int, ...] = ()
+    other_ends: tuple[int, ...] = ()
+
+    def ends(self, tokens: Int32[Array, "*A"]) -> Bool[Array, "*A"]:
+        """Which tokens end a text."""
+        return functools.reduce(
+            operator.or_, (tokens == end for end in (self.end_id, *self.other_ends))
+        )
 
     def empty(self, rows: int, slots: int, dtype: jnp.dtype) -> Slots:
         """No texts, for `rows` on every device."""
@@ -233,7 +242,7 @@ class Program:
             put(state.lengths, lengths),
             put(state.limits, prompts.limits),
             put(state.serials, prompts.serials),
-            put(state.live, (first != self.end_id) & (lengths < prompts.limits)),
+            put(state.live, ~self.ends(first) & (lengths < prompts.limits)),
             put(state.boxes, self.decoder.measure(weights, last[:, 0])),
             jax.tree.map(put, state.held, held),
         )
@@ -261,7 +270,7 @@ class Program:
             lengths = jnp.where(state.live, state.lengths + 1, state.lengths)
             kept = jnp.where(state.live, token, newest)
             tokens = state.tokens.at[rows, jnp.maximum(lengths - 1, 0)].set(kept)
-            live = state.live & (token != self.end_id) & (lengths < state.limits)
+            live = state.live & ~self.ends(token) & (lengths < state.limits)
             new = state._replace(cache=cache, tokens=tokens, lengths=lengths, live=live, held=held)
             return made + 1, new
 

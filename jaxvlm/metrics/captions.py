@@ -21,6 +21,11 @@ TOKENIZERS = ("plain", "ptb")
 _ORDERS = 4
 # Of `bleu_counts`.
 BLEU_COUNTS = 2 + 2 * _ORDERS
+METEOR_COUNTS = 23
+# What METEOR's stages of matching count: exact, stems, synonyms, paraphrases; and its parameters
+# for English: the shares of content words and of recall, the penalty and how steep it is.
+_STAGES = (1.0, 0.6, 0.8, 0.6)
+_CONTENT, _RECALL, _PENALTY, _STEEPNESS = 0.75, 0.85, 0.6, 0.2
 # Those of pycocoevalcap, which keep a quotient finite.
 _SMALL, _TINY = 1e-9, 1e-15
 
@@ -69,7 +74,7 @@ def tokenized(
 def sentence_scores(
     predicted: dict[int, list[str]], references: dict[int, list[str]]
 ) -> dict[str, Float[np.ndarray, "N"]]:
-    """`rouge_l`, `cider` and, with Java, `meteor` of every sentence; their means are the corpus'.
+    """`rouge_l` and `cider` of every sentence; their means are the corpus'.
 
     CIDEr is CIDEr-D (n = 4, sigma 6), with document frequencies from these references, and is 10 at
     most, of which papers print a hundredth.
@@ -79,17 +84,52 @@ def sentence_scores(
 
     # Without a word in any reference there are no document frequencies.
     words = any(map(any, references.values()))
-    found = {
+    return {
         "rouge_l": np.asarray(Rouge().compute_score(references, predicted)[1]),
         "cider": np.asarray(Cider().compute_score(references, predicted)[1])
         if words
         else np.zeros(len(predicted)),
     }
-    if has_java():
-        from pycocoevalcap.meteor.meteor import Meteor
 
-        found["meteor"] = np.asarray(Meteor().compute_score(references, predicted)[1])
-    return found
+
+def meteor_counts(
+    predicted: dict[int, list[str]], references: dict[int, list[str]]
+) -> Float[np.ndarray, "N 23"] | None:
+    """What METEOR of any choice of sentences follows from, once they are summed; None without Java.
+
+    Returns:
+      For every sentence, each of the answer and of its best reference: words; function words;
+      matched content words and function words, for each stage of matching; then how many runs the
+      matches make, and all matched words.
+    """
+    if not has_java():
+        return None
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    scorer = Meteor()
+    counts = np.zeros((len(predicted), METEOR_COUNTS))
+    with scorer.lock:
+        for row, (i, (text,)) in enumerate(predicted.items()):
+            counts[row] = [float(number) for number in scorer._stat(text, references[i]).split()]
+    # What is the same from beginning to end has no breaks.
+    same = (counts[:, :2] == counts[:, 21:23]).all(1) & (counts[:, 20] == 1)
+    counts[same, 20] = 0
+    return counts
+
+
+def meteor(counts: Float[np.ndarray, "*A 23"]) -> Float[np.ndarray, "*A"]:
+    """METEOR 1.5 for English of summed `meteor_counts` (Denkowski and Lavie, 2014)."""
+    words, functional = counts[..., :2], counts[..., 2:4]
+    stages = counts[..., 4:20].reshape(*counts.shape[:-1], len(_STAGES), 2, 2)
+    matched = np.einsum("s,...skt,k->...t", _STAGES, stages, (_CONTENT, 1 - _CONTENT))
+    weighted = _CONTENT * (words - functional) + (1 - _CONTENT) * functional
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision, recall = np.moveaxis(matched / weighted, -1, 0)
+        mean = 1 / ((1 - _RECALL) / precision + _RECALL / recall)
+        breaks = counts[..., 20] / counts[..., 21:23].mean(-1)
+        found = mean * (1 - _PENALTY * breaks**_STEEPNESS)
+    # Without a match, or a word, it is 0.
+    return np.nan_to_num(found)
 
 
 def bleu_counts(

@@ -40,6 +40,8 @@ def compare(first: Path, second: Path, tokenizer: str = "plain") -> dict:
     for one, other in zip(mine, theirs, strict=True):
         if _truth(one) != _truth(other):
             raise UserError(f"{one['origin']} and {other['origin']} have other references")
+        # Whoever tells it: questions of one scene go right together for both.
+        one["scene_id"] = other["scene_id"] = one["scene_id"] or other["scene_id"]
     scored = []
     for path, lines in ((first, mine), (second, theirs)):
         say(f"scoring {path}")

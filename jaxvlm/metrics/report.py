@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
 from jaxvlm.metrics.html import SIDE, bars, document, histogram, html_table, notes, picture
-from jaxvlm.metrics.summary import CONTROLS, percent, sentence_rows, table
+from jaxvlm.metrics.summary import CONTROLS, figures_title, percent, sentence_rows, table
 
 # Rooms on the page.
 _ROOMS = 24
@@ -38,7 +38,11 @@ def page(title: str, summary: Mapping, lines: Callable[[], Iterable[Mapping]]) -
         summary["headline"],
         html_table(*table(summary), total=True),
         notes(run),
-        "<h2>All figures</h2><p class=note>With 95% intervals, for scenes drawn again.</p>",
+        f"<h2>{figures_title(summary)}</h2><p class=note>With 95% intervals. EM: equal to a "
+        "reference after cleaning; EM-R: or one contains the other without spaces; exact match and "
+        "partial match: the original's, without cleaning.</p>",
+        f"<p class=note>Asked: {escape(', '.join(map(str, summary.get('files', []))))}; answered "
+        f"by {escape(str(summary.get('checkpoint', 'weights of their own')))}.</p>",
         html_table(("figure", "value", "interval"), sentence_rows(summary)),
         f"<h2>EM by kind</h2>{bars(by_kind)}",
         histogram("Length of the answers", tokens, "tokens"),
@@ -49,6 +53,12 @@ def page(title: str, summary: Mapping, lines: Callable[[], Iterable[Mapping]]) -
     )
 
 
+def _answer(line: Mapping) -> str:
+    """A cell that tells right from wrong without its colour too."""
+    kind, sign = ("right", "✓") if line["em"] else ("wrong", "✗")
+    return f'<td class="{kind}">{sign} {escape(line["prediction"] or "(nothing)")}</td>'
+
+
 def _room(images: tuple[str, ...], asked: Sequence[Mapping]) -> str:
     pictures = "".join(
         f'<img alt="view {number}" width="{SIDE}" src="{picture(path)}">'
@@ -56,7 +66,7 @@ def _room(images: tuple[str, ...], asked: Sequence[Mapping]) -> str:
     )
     lines = "".join(
         f"<tr><td>{escape(' '.join(filter(None, (p['situation'], p['question']))))}</td>"
-        f'<td class="{"right" if p["em"] else "wrong"}">{escape(p["prediction"])}</td>'
+        f"{_answer(p)}"
         f"<td>{escape(' / '.join(p['references']))}</td></tr>"
         for p in asked
     )

@@ -4,13 +4,22 @@ Axes: N lines, M figures with a value of their own in every line.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxvlm.metrics.actions import ACTION_VALUES, MEDIANS, is_action
-from jaxvlm.metrics.captions import BLEU_COUNTS, bleu, bleu_counts, sentence_scores, tokenized
+from jaxvlm.metrics.captions import (
+    BLEU_COUNTS,
+    METEOR_COUNTS,
+    bleu,
+    bleu_counts,
+    meteor,
+    meteor_counts,
+    sentence_scores,
+    tokenized,
+)
 from jaxvlm.metrics.intervals import by_scene, intervals
 from jaxvlm.metrics.tasks import measured
 
@@ -22,6 +31,7 @@ class Scores:
     Attributes:
       values: of each figure, float64[N]; NaN where a line has none.
       bleu: float64[N, 10], see `bleu_counts`; 0 for actions, which are no sentences.
+      meteor: float64[N, 23], see `meteor_counts`; likewise, and where there is no Java.
       tokenizer: of the figures that need words.
       tasks: of each line.
       kinds: of each line.
@@ -30,6 +40,7 @@ class Scores:
 
     values: dict[str, Float[np.ndarray, "N"]]
     bleu: Float[np.ndarray, "N 10"]
+    meteor: Float[np.ndarray, "N 23"]
     tokenizer: str
     tasks: list[str]
     kinds: list[str]
@@ -84,14 +95,18 @@ def score(lines: Iterable[Mapping], tokenizer: str = "plain") -> Scores:
         name: np.asarray([np.nan if row.get(name) is None else row[name] for row in rows], float)
         for name in names
     }
-    counts = np.zeros((len(rows), BLEU_COUNTS))
+    counts, matches = (np.zeros((len(rows), size)) for size in (BLEU_COUNTS, METEOR_COUNTS))
     if sentences:
         words = tokenized(predicted, references, tokenizer)
         counts[sentences] = bleu_counts(*words)
-        for name, each in sentence_scores(*words).items():
+        each_has = sentence_scores(*words)
+        if (found := meteor_counts(*words)) is not None:
+            matches[sentences] = found
+            each_has["meteor"] = meteor(found)
+        for name, each in each_has.items():
             values[name] = np.full(len(rows), np.nan)
             values[name][sentences] = each
-    return Scores(values, counts, tokenizer, tasks, kinds, scenes)
+    return Scores(values, counts, matches, tokenizer, tasks, kinds, scenes)
 
 
 def summarize(scores: Scores) -> dict:
@@ -132,30 +147,39 @@ def _figures(scores: Scores, chosen: Bool[np.ndarray, "N"]) -> dict:
         )
         if (actions & ~boxes).any():
             found["no_true_box"] = int((actions & ~boxes).sum())
-    if _SENTENCE in found:
-        found |= {name: float(v) for name, v in bleu(scores.bleu[chosen].sum(0)).items()}
-    return found
+    sums = (each[chosen].sum(0) for each in (scores.bleu, scores.meteor))
+    return found | {name: float(value) for name, value in _of_corpus(found, *sums).items()}
 
 
-def summed(scores: Scores) -> Float[np.ndarray, "N 2M+10"]:
+def _of_corpus(
+    found: Collection[str], bleus: Float[np.ndarray, "*A 10"], matches: Float[np.ndarray, "*A 23"]
+) -> dict[str, Float[np.ndarray, "*A"]]:
+    """Figures that are no means of sentences', where such figures of sentences are found."""
+    figures = bleu(bleus) if _SENTENCE in found else {}
+    return figures | ({"meteor": meteor(matches)} if "meteor" in found else {})
+
+
+def summed(scores: Scores) -> Float[np.ndarray, "N 2M+33"]:
     """Of every line what its figures are quotients of, once they are added up."""
     values = np.stack(list(scores.values.values()), axis=1)
     known = ~np.isnan(values)
-    return np.concatenate([np.where(known, values, 0.0), known, scores.bleu], axis=1)
+    parts = [np.where(known, values, 0.0), known, scores.bleu, scores.meteor]
+    return np.concatenate(parts, axis=1)
 
 
 def figures_of(
-    names: Sequence[str], sums: Float[np.ndarray, "*A 2M+10"]
+    names: Sequence[str], sums: Float[np.ndarray, "*A 2M+33"]
 ) -> dict[str, Float[np.ndarray, "*A"]]:
     """The figures of added lines of `summed`, whose values have these names.
 
-    BLEU is among them where another figure of sentences is.
+    BLEU is among them where another figure of sentences is; METEOR is the corpus'.
     """
     count = len(names)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums[..., :count] / sums[..., count : 2 * count]
     found = {name: means[..., place] for place, name in enumerate(names)}
-    return found | (bleu(sums[..., 2 * count :]) if _SENTENCE in found else {})
+    counts = np.split(sums[..., 2 * count :], [BLEU_COUNTS], axis=-1)
+    return found | _of_corpus(found, *counts)
 
 
 def _intervals(scores: Scores) -> dict[str, tuple[float, float] | None]:

@@ -180,7 +180,7 @@ def difference_rows(found: Mapping) -> list[tuple[str, ...]]:
 def verdict(found: Mapping) -> str:
     """What a comparison says of EM, in a sentence."""
     em = found["figures"]["em"]
-    return better(f"EM: {{}} by {_shown('em', abs(em['difference']))}", em, more=True)
+    return better(f"EM: {{}} by {points(abs(em['difference']))}", em, more=True)
 
 
 def better(text: str, compared: Mapping, more: bool) -> str:

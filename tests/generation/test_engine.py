@@ -116,6 +116,25 @@ def test_greedy_texts_are_those_of_transformers(how, sampling, count):
     assert how or 0 < ended < count
 
 
+def test_a_text_has_as_many_ends_as_it_is_given():
+    """As `eos_token_id` may have in transformers."""
+    asked = [request(number) for number in range(40)]
+    plain = answered(engine(), asked)
+    # A token that some texts have in their middle.
+    other = next(made[1] for made in plain.values() if len(made) > 3)
+    mesh = make_mesh(-1, -1)
+    placed = jax.device_put(weights(), NamedSharding(mesh, PartitionSpec()))
+    program = Program(Decoder(TINY), GREEDY, mesh, END, OWN, other_ends=(other,))
+    found = {each.key: each for each in Engine(program, placed, 3).run(asked)}
+    cut = 0
+    for number, made in plain.items():
+        expected = made[: made.index(other)] if other in made else made
+        assert found[number].tokens.tolist() == expected
+        cut += other in made
+        assert found[number].ended or len(expected) == asked[number].most
+    assert cut
+
+
 @settings(max_examples=8, deadline=None)
 @given(
     order=st.permutations(range(14)),
