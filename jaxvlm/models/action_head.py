@@ -33,7 +33,7 @@ class ActionHead(nnx.Module):
 
     def __init__(self, config: ActionHeadConfig, *, rngs: nnx.Rngs):
         self.in_proj = nnx.Linear(config.in_dim, config.ffn_dim, rngs=rngs)
-        # In bfloat16 a metre of 4 to 8 would be known to 3 cm.
+        # In bfloat16 what is 4 to 8 m away would be known to 3 cm.
         self.out_proj = nnx.Linear(config.ffn_dim, BOX, dtype=jnp.float32, rngs=rngs)
 
     def __call__(self, hidden: Float[Array, "*A D"]) -> Float[Array, "*A 9"]:
