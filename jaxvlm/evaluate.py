@@ -33,9 +33,9 @@ from jaxvlm.metrics.lines import read_lines
 from jaxvlm.metrics.rerun_file import write_rerun
 from jaxvlm.metrics.summary import (
     difference_rows,
+    figure_tables,
     figures_title,
     percent,
-    sentence_rows,
     table,
     verdict,
 )
@@ -76,12 +76,12 @@ def _score(flags: argparse.Namespace) -> None:
     if "action_valid" in summary:
         print(f"{headline(summary, {}, {})}, of {summary['count']:,} actions")
         print_table("By category", *category_table(summary))
-        rows = figure_rows(summary)
+        tables = [(figures_title(summary), figure_rows(summary))]
     else:
         print(f"EM {percent(summary['em'])} of {summary['count']:,} questions")
         print_table(str(flags.predictions), *table(summary))
-        rows = sentence_rows(summary)
-    print_table(figures_title(summary), ("figure", "value", "95% interval"), rows)
+        tables = figure_tables(summary)
+    _print_figures(tables)
     print(f"every line: {output / SCORED}")
 
 
@@ -131,7 +131,9 @@ def _evaluate(flags: argparse.Namespace) -> None:
     if not split:
         raise UserError(f"the configuration names no data.{flags.split}; set it or give --data")
     asked = load(split)
-    training = load(config.data.train) if flags.controls and config.data.train else []
+    # For the guess from the question alone, which the first process makes.
+    guessed = flags.controls and not share.index
+    training = load(config.data.train) if guessed and config.data.train else []
     records = of_task(Joined([source.records for source in asked]), flags.task)
     task = ACTIONS if records[0].is_action else ANSWERS
     if flags.rerun and task != ACTIONS:
@@ -142,12 +144,13 @@ def _evaluate(flags: argparse.Namespace) -> None:
     identity = answered | {
         "split": flags.split,
         "files": list(flags.data or [source.path for source in asked]),
-        "training": [source.fingerprint for source in training],
         "limit": flags.limit,
         "with_controls": flags.controls,
         "tokenizer": flags.tokenizer,
         "measures": [path.read_text(encoding="utf-8") for path in flags.metrics],
     }
+    if not share.index:
+        identity["training"] = [source.fingerprint for source in training]
     workdir = chosen.workdir or Path("runs") / Path(flags.config.partition(":")[0]).stem
     name = _name(flags, chosen.folder)
     output = flags.output or workdir / "evaluation" / name
@@ -159,9 +162,10 @@ def _evaluate(flags: argparse.Namespace) -> None:
         count = len(records) if flags.limit is None else min(flags.limit, len(records))
         located = config.model.geometry.mode != "none"
         ways = Ways(records, task, count, flags.controls, config.seed, located)
-        made = Evaluation(ways, output, share, json.dumps(answered))
+        made = Evaluation(ways, output, share, json.dumps(answered), identity["files"])
         # Two that answer the same questions would write the same lines.
         with open_workdir(made.folder, "--output"):
+            made.open()
             # First: weights that do not fit leave what stands in the folder.
             answerer = chosen.answerer(ways.image_sets)
             made.begin()
@@ -185,11 +189,16 @@ def _show(title: str, summary: dict) -> None:
     if "action_valid" in summary:
         print_table(title, *comparison_table(summary))
         print_table("By category", *category_table(summary))
-        rows = figure_rows(summary)
+        tables = [(figures_title(summary), figure_rows(summary))]
     else:
         print_table(title, *table(summary))
-        rows = sentence_rows(summary)
-    print_table(figures_title(summary), ("figure", "value", "95% interval"), rows)
+        tables = figure_tables(summary)
+    _print_figures(tables)
+
+
+def _print_figures(tables: Sequence[tuple[str, Sequence[tuple]]]) -> None:
+    for title, rows in tables:
+        print_table(title, ("figure", "value", "95% interval"), rows)
 
 
 def _name(flags: argparse.Namespace, folder: Path | None) -> str:
@@ -222,25 +231,13 @@ def _share(flags: argparse.Namespace) -> Share:
 
 
 def _standing(output: Path, identity: dict) -> dict | None:
-    """The summary that stands in `output` if it was made from the same things.
-
-    Raises:
-      UserError: one stands there of other files, whose answers would be lost.
-    """
+    """The summary that stands in `output` if it was made from the same things."""
     try:
         summary = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if not isinstance(summary, dict):
         return None
-    standing = summary.get("files", identity["files"])
-    if [Path(file).resolve() for file in standing] != [
-        Path(file).resolve() for file in identity["files"]
-    ]:
-        raise UserError(
-            f"{output} holds the evaluation of {', '.join(standing)}; give "
-            f"another --output for that of {', '.join(identity['files'])}"
-        )
     same = all(summary.get(k) == v for k, v in identity.items())
     whole = all((output / name).is_file() for name in (PREDICTIONS, REPORT))
     # What was lost is asked again: its images may have been mended.

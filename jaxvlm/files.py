@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -13,9 +14,15 @@ def draft_of(path: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Writes the file beside its place and renames it, so that no reader sees a part of it."""
+    write_parts(path, (text,))
+
+
+def write_parts(path: Path, parts: Iterable[str]) -> None:
+    """`write_text` of a text that comes in parts, and is never held whole."""
     draft = draft_of(path)
     try:
-        draft.write_text(text, encoding="utf-8")
+        with draft.open("w", encoding="utf-8") as file:
+            file.writelines(parts)
         os.replace(draft, path)
     finally:
         with contextlib.suppress(OSError):

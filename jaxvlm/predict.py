@@ -16,7 +16,7 @@ from pathlib import Path
 from jaxvlm import entry
 from jaxvlm.console import progress, say
 from jaxvlm.errors import UserError, first_line
-from jaxvlm.files import write_text
+from jaxvlm.files import write_parts, write_text
 from jaxvlm.metrics.room_files import write_rooms
 from jaxvlm.metrics.summary import line_of
 from jaxvlm.workdir import open_workdir
@@ -67,26 +67,30 @@ def main(flags: argparse.Namespace) -> None:
 
         def groups() -> Iterator[Group]:
             for indices in by_set.values():
-                asked = [Asked(i, i, records[i]) for i in indices if i not in done]
-                if asked:
-                    yield Group(records[indices[0]], asked)
+                left = [index for index in indices if index not in done]
+                if left:
+                    yield Group(records[left[0]], (Asked(i, i, records[i]) for i in left))
 
         with Journal(part / "lines.jsonl") as journal, progress("answering", count) as advance:
             advance(len(done))
             for found in answers(answerer, groups()):
                 journal.write(_line(found, records[found.key]))
                 advance()
-        lines = [line for line in in_order([part / "lines.jsonl"]) if line["index"] < count]
-        said = [line for line in lines if "prediction" in line]
+
+        def lines(having: str) -> Iterator[dict]:
+            found = in_order([part / "lines.jsonl"])
+            return (line for line in found if line["index"] < count and having in line)
+
+        lost = [line["lost"] for line in lines("lost")]
         if flags.format == "roomplan":
-            files = write_rooms(flags.output, ((records[line["index"]], line) for line in said))
+            said = ((records[line["index"]], line) for line in lines("prediction"))
+            files = write_rooms(flags.output, said)
         else:
-            write_text(flags.output, "".join(json.dumps(line) + "\n" for line in said))
+            write_parts(flags.output, (json.dumps(line) + "\n" for line in lines("prediction")))
         shutil.rmtree(part)
-    lost = [line["lost"] for line in lines if "lost" in line]
     for why in lost[:_NAMED]:
         say(f"warning: left out: {why}", warns=True)
-    print(f"{flags.output}: {len(lines) - len(lost):,} answers"
+    print(f"{flags.output}: {count - len(lost):,} answers"
           + (f", {len(lost):,} left out" if lost else ""))  # fmt: skip
     for path in files[:_NAMED]:
         print(path)
@@ -105,12 +109,16 @@ def _check_output(flags: argparse.Namespace, records, count: int) -> None:
 
 
 def _line(found, record) -> dict:
-    """What stands in the file: that of an evaluation, and the original's `raw_prediction`."""
+    """A line of the file: that of an evaluation, the original's `raw_prediction`, and whence."""
     if found.text is None:
         return {"index": found.key, "lost": found.lost}
     line = line_of(found.key, record, found.text, found.box)
     line["reference"] = line["reference"] or None
-    return line | {"scene_id": record.scene_id or None, "raw_prediction": found.text}
+    return line | {
+        "scene_id": record.scene_id or None,
+        "raw_prediction": found.text,
+        "record": record.origin,
+    }
 
 
 def _read(path: Path) -> str | None:

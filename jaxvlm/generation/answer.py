@@ -19,6 +19,8 @@ from jaxvlm.generation.restore import Answerer
 
 # Threads that read images while others are answered.
 _READERS = 4
+# Questions that are tokenised together.
+_TOGETHER = 512
 
 
 class Asked(NamedTuple):
@@ -42,11 +44,11 @@ class Group(NamedTuple):
 
     Attributes:
       shown: a record with that set; None for questions without any picture.
-      asked: the questions.
+      asked: the questions, gone through once.
     """
 
     shown: Record | None
-    asked: Sequence[Asked]
+    asked: Iterable[Asked]
 
 
 class Text(NamedTuple):
@@ -102,8 +104,8 @@ class Conversation:
 
     def stream(self, record: Record) -> Iterator[str]:
         """The answer to a record's question as far as it is known, longer and longer."""
-        group = Group(self._shown, [Asked(0, 0, record)])
-        (request,), shortened = _asked(self._answerer, group, self._visual)
+        asked = [Asked(0, 0, record)]
+        (request,), shortened = _asked(self._answerer, self._shown, asked, self._visual)
         _say_shortened(self._answerer, shortened)
         for tokens in self._answerer.engine.stream(request):
             yield self._answerer.tokenizer.decode(tokens)
@@ -127,25 +129,29 @@ def _requests(answerer: Answerer, groups: Iterable[Group], lost: list[Text]) -> 
             if isinstance(group.shown, LostImage):
                 lost += [Text(each.key, None, str(group.shown)) for each in group.asked]
                 continue
-            requests, cut = _asked(answerer, group, visual[place])
-            shortened += cut
-            yield from requests
+            for asked in _chunks(group.asked, _TOGETHER):
+                requests, cut = _asked(answerer, group.shown, asked, visual[place])
+                shortened += cut
+                yield from requests
     _say_shortened(answerer, shortened)
 
 
 def _asked(
-    answerer: Answerer, group: Group, visual: Float[np.ndarray, "M D"]
+    answerer: Answerer,
+    shown: Record | None,
+    asked: Sequence[Asked],
+    visual: Float[np.ndarray, "M D"],
 ) -> tuple[list[Request], int]:
-    """The requests of a group, whose image set has been encoded; counts those shortened."""
+    """The requests about an image set, which has been encoded; counts those shortened."""
     indices = {False: np.zeros(0, np.int32), True: np.zeros(0, np.int32)}
-    if group.shown is not None:
-        views, known = _views(answerer, group.shown), answerer.reader.has_geometry(group.shown)
+    if shown is not None:
+        views, known = _views(answerer, shown), answerer.reader.has_geometry(shown)
         indices = {
             without: answerer.layout.index(views, known and not without) for without in indices
         }
-    samples, shortened = prompts(answerer, (each.record for each in group.asked))
+    samples, shortened = prompts(answerer, (each.record for each in asked))
     requests = []
-    for each, sample in zip(group.asked, samples, strict=True):
+    for each, sample in zip(asked, samples, strict=True):
         index = indices[each.unlocated]
         tokens = prompt(sample, index, answerer.tokenizer.placeholder_id)
         most, constraint = _bounds(answerer, each.record)
@@ -211,8 +217,8 @@ def _views(answerer: Answerer, record: Record) -> int:
     return min(len(record.images), answerer.config.data.num_views)
 
 
-def _chunks(groups: Iterable[Group], size: int) -> Iterator[list[Group]]:
-    rest = iter(groups)
+def _chunks(items: Iterable, size: int) -> Iterator[list]:
+    rest = iter(items)
     while chunk := list(itertools.islice(rest, size)):
         yield chunk
 

@@ -216,7 +216,7 @@ def put_constraint(held: Held, at: int | tuple[int, ...], constraint: Constraint
 
 
 def bucket(length: int) -> int:
-    """The length to which prompts are padded: few are compiled, and a third at most is padding."""
+    """The length that prompts are padded to: one of few; beyond 32, a third at most is padding."""
     size = _SMALLEST
     while size < length:
         size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4

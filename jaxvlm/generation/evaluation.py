@@ -8,9 +8,10 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxvlm.console import progress, say
@@ -24,7 +25,7 @@ from jaxvlm.metrics.files import PREDICTIONS, SUMMARY
 from jaxvlm.metrics.summary import line_of
 from jaxvlm.shares import Share
 
-_IDENTITY = "identity"
+_IDENTITY, _FILES, _FINISHED = "identity", "files", "finished"
 _POLL_SECONDS = 2.0
 
 
@@ -42,12 +43,14 @@ class Evaluation:
       output: the folder.
       share: this process's, of the image sets.
       identity: what the answers depend on, as a text; a folder's lines of another one are dropped.
+      files: that are asked about, as the user names them; a folder's lines of others are kept.
     """
 
     ways: Ways
     output: Path
     share: Share
     identity: str
+    files: Sequence[str]
 
     @functools.cached_property
     def _parts(self) -> Path:
@@ -85,6 +88,15 @@ class Evaluation:
         """This process's file."""
         return self.folder / predictions_name(way)
 
+    def open(self) -> None:
+        """Tells the first process that this one is at work again; before weights are read.
+
+        Raises:
+          UserError: the folder holds answers to the questions of other files.
+        """
+        self._spare_others()
+        (self.folder / _FINISHED).unlink(missing_ok=True)
+
     def begin(self) -> None:
         """Keeps the lines of a run that broke off, and drops those of another one.
 
@@ -110,9 +122,22 @@ class Evaluation:
                     path.unlink()
                 for folder in set(self.output.glob("parts-*")) - {self._parts}:
                     shutil.rmtree(folder, ignore_errors=True)
+                write_text(self.output / _FILES, json.dumps([*self.files]))
                 write_text(self.output / _IDENTITY, self.identity)
         except OSError as error:
             raise UserError(f"--output {self.output} cannot be written: {error.strerror}") from None
+
+    def _spare_others(self) -> None:
+        """Refuses to replace answers to other files' questions."""
+        try:
+            there = json.loads((self.output / _FILES).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if [Path(file).resolve() for file in there] != [Path(f).resolve() for f in self.files]:
+            raise UserError(
+                f"{self.output} holds the evaluation of {', '.join(there)}; give another --output "
+                f"for that of {', '.join(self.files)}"
+            )
 
     def _spare_more(self) -> None:
         """Refuses to leave answers out that stand."""
@@ -160,6 +185,10 @@ class Evaluation:
                         }
                         journals[way].write(line | took)
                     advance()
+        if self.share.index:
+            # The first process may have seen all lines already, and have cleared them away.
+            with contextlib.suppress(FileNotFoundError):
+                write_text(self.folder / _FINISHED, "")
 
     def wait(self, seconds: float) -> None:
         """Waits until all processes' lines are there, as long as some come.
@@ -170,9 +199,16 @@ class Evaluation:
         if self.share.whole:
             return
         before, since = -1, time.monotonic()
-        read: dict[Path, tuple[int, set[int]]] = {}
+        read: dict[Path, tuple[int, dict[int, bool]]] = {}
         while True:
-            missing = sum(self.ways.count - len(self._there(way, read)) for way in self.ways)
+            # What is lost may be asked again just now.
+            finished = all(
+                (self._parts / str(index) / _FINISHED).exists()
+                for index in range(1, self.share.count)
+            )
+            missing = sum(
+                self.ways.count - len(self._there(way, read, lost=finished)) for way in self.ways
+            )
             if not missing:
                 return
             if missing != before:
@@ -186,14 +222,22 @@ class Evaluation:
                 )
             time.sleep(_POLL_SECONDS)
 
-    def _there(self, way: str, read: dict[Path, tuple[int, set[int]]]) -> set[int]:
-        """Whose answers stand; of each file only what is behind the place `read` is read."""
+    def _there(
+        self, way: str, read: dict[Path, tuple[int, dict[int, bool]]], lost: bool
+    ) -> set[int]:
+        """Whose answers stand, or are lost; of each file only what is behind its place is read.
+
+        Args:
+          way: of asking.
+          read: of each file the place, and of each question there whether its answer is lost.
+          lost: those without an answer are there too.
+        """
         found: set[int] = set()
         for path in self.paths(way):
-            start, known = read.get(path, (0, set()))
+            start, known = read.get(path, (0, {}))
             for place in places(path, start):
-                known.add(place.index)
+                known[place.index] = place.lost and known.get(place.index, True)
                 start = place.end
             read[path] = start, known
-            found |= known
+            found |= {index for index, gone in known.items() if lost or not gone}
         return {index for index in found if index < self.ways.count}

@@ -15,8 +15,6 @@ from jaxvlm.shares import Share
 
 ANSWERS, ACTIONS = "answers", "actions"
 AS_THEY_ARE, NO_IMAGE, OTHER_IMAGES, NO_GEOMETRY = "", "no_image", "other_images", "no_geometry"
-# Questions that are read together.
-_TOGETHER = 512
 
 
 class Places(NamedTuple):
@@ -118,20 +116,17 @@ class Ways:
             elif not share.owns(number):
                 continue
             left = [(way, index) for way, index in asked if index not in done[way]]
-            starts = range(0, len(left), _TOGETHER)
-            found += [Places(about, left[start : start + _TOGETHER]) for start in starts]
+            found += [Places(about, left)] if left else []
         return found
 
     def groups(self, places: Iterable[Places]) -> Iterator[Group]:
         """The questions themselves, whose keys are `(way, index)`, a group at a time."""
         for shown, asked in places:
-            yield Group(
-                None if shown is None else self.records[shown],
-                [
-                    Asked((way, index), index, self.records[index], way == NO_GEOMETRY)
-                    for way, index in asked
-                ],
+            questions = (
+                Asked((way, index), index, self.records[index], way == NO_GEOMETRY)
+                for way, index in asked
             )
+            yield Group(None if shown is None else self.records[shown], questions)
 
     def _seen(self) -> list[int]:
         """Records whose images are shown; controls may show some that are not asked about."""

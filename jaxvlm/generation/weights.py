@@ -79,8 +79,10 @@ class Chosen(NamedTuple):
         Args:
           image_sets: gives those that will be shown, for a cache of features.
         """
-        if self.workdir is not None:
-            keep_compiled(self.workdir)
+        # Imported weights have no run.
+        place = self.workdir or self.config.model.language.weights
+        if place is not None:
+            keep_compiled(Path(place))
         if self.folder is None:
             made = imported_answerer(self.config)
         else:

@@ -1,14 +1,13 @@
 """Predictions scored from a file: `scored.jsonl` and `summary.json`."""
 
-import contextlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jaxvlm.console import say
 from jaxvlm.errors import UserError
-from jaxvlm.files import draft_of, write_text
+from jaxvlm.files import write_parts, write_text
 from jaxvlm.metrics.lines import check_alike, check_ids, read_lines
 from jaxvlm.metrics.scoring import Scores, score, summarize, without_values
 
@@ -90,15 +89,12 @@ def write_scored(
     known: Mapping[str, Mapping] | None = None,
 ) -> None:
     """Writes the lines of a file of predictions with the values of each; whole, or not at all."""
-    unfinished = draft_of(path)
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            for number, line in enumerate(read_lines(predictions, known)):
-                del line["origin"]
-                # Nor what another measure said of it before.
-                line = {k: v for k, v in without_values(line).items() if k not in scores.values}
-                file.write(json.dumps(line | scores.of(number)) + "\n")
-        unfinished.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+
+    def scored() -> Iterator[str]:
+        for number, line in enumerate(read_lines(predictions, known)):
+            del line["origin"]
+            # Nor what another measure said of it before.
+            line = {k: v for k, v in without_values(line).items() if k not in scores.values}
+            yield json.dumps(line | scores.of(number)) + "\n"
+
+    write_parts(path, scored())

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
 from jaxvlm.metrics.html import SIDE, bars, document, histogram, html_table, notes, picture
-from jaxvlm.metrics.summary import CONTROLS, figures_title, percent, sentence_rows, table
+from jaxvlm.metrics.summary import CONTROLS, figure_tables, percent, table
 
 # Rooms on the page.
 _ROOMS = 24
@@ -38,12 +38,15 @@ def page(title: str, summary: Mapping, lines: Callable[[], Iterable[Mapping]]) -
         summary["headline"],
         html_table(*table(summary), total=True),
         notes(run),
-        f"<h2>{figures_title(summary)}</h2><p class=note>With 95% intervals. EM: equal to a "
-        "reference after cleaning; EM-R: or one contains the other without spaces; exact match and "
-        "partial match: the original's, without cleaning.</p>",
+        "<p class=note>Below, figures have 95% intervals. EM: equal to a reference after cleaning; "
+        "EM-R: or one contains the other without spaces; exact match and partial match: the "
+        "original's, without cleaning.</p>",
         f"<p class=note>Asked: {escape(', '.join(map(str, summary.get('files', []))))}; answered "
         f"by {escape(str(summary.get('checkpoint', 'weights of their own')))}.</p>",
-        html_table(("figure", "value", "interval"), sentence_rows(summary)),
+        *(
+            f"<h2>{escape(name)}</h2>{html_table(('figure', 'value', 'interval'), rows)}"
+            for name, rows in figure_tables(summary)
+        ),
         f"<h2>EM by kind</h2>{bars(by_kind)}",
         histogram("Length of the answers", tokens, "tokens"),
         histogram("Time of the answers, many beside each other", seconds, "s"),
@@ -66,12 +69,12 @@ def _room(images: tuple[str, ...], asked: Sequence[Mapping]) -> str:
     )
     lines = "".join(
         f"<tr><td>{escape(' '.join(filter(None, (p['situation'], p['question']))))}</td>"
-        f"{_answer(p)}"
+        f"<td>{escape(p['kind'])}</td>{_answer(p)}"
         f"<td>{escape(' / '.join(p['references']))}</td></tr>"
         for p in asked
     )
     name = escape(asked[0]["scene_id"])
     return (
         f'<div class="room"><h3>{name}</h3>{pictures}<table class="qa"><tr><th>question</th>'
-        f"<th>answer</th><th>reference</th></tr>{lines}</table></div>"
+        f"<th>kind</th><th>answer</th><th>reference</th></tr>{lines}</table></div>"
     )

@@ -4,10 +4,13 @@ Axes: N lines, M figures with a value of their own in every line.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import itertools
+import math
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from jaxvlm.metrics.actions import ACTION_VALUES, MEDIANS, is_action
 from jaxvlm.metrics.captions import (
@@ -79,10 +82,13 @@ def score(lines: Iterable[Mapping], tokenizer: str = "plain") -> Scores:
     Raises:
       UserError: a tokeniser that cannot run, or a measure that fails.
     """
-    rows: list[dict[str, float | None]] = []
+    columns: dict[str, array[float]] = {}
     sentences, predicted, references, tasks, kinds, scenes = [], [], [], [], [], []
     for number, line in enumerate(lines):
-        rows.append(measured(line))
+        for name, value in measured(line).items():
+            column = columns.setdefault(name, array("d"))
+            column.extend(itertools.repeat(math.nan, number - len(column)))
+            column.append(math.nan if value is None else value)
         if not is_action(line):
             sentences.append(number)
             predicted.append(line["prediction"])
@@ -90,12 +96,10 @@ def score(lines: Iterable[Mapping], tokenizer: str = "plain") -> Scores:
         tasks.append(line["task"])
         kinds.append(line["kind"])
         scenes.append(line["scene_id"] or f"line {number}")
-    names = dict.fromkeys(name for row in rows for name in row)
-    values = {
-        name: np.asarray([np.nan if row.get(name) is None else row[name] for row in rows], float)
-        for name in names
-    }
-    counts, matches = (np.zeros((len(rows), size)) for size in (BLEU_COUNTS, METEOR_COUNTS))
+    values = {name: np.full(len(tasks), np.nan) for name in columns}
+    for name, column in columns.items():
+        values[name][: len(column)] = column
+    counts, matches = (np.zeros((len(tasks), size)) for size in (BLEU_COUNTS, METEOR_COUNTS))
     if sentences:
         words = tokenized(predicted, references, tokenizer)
         counts[sentences] = bleu_counts(*words)
@@ -104,7 +108,7 @@ def score(lines: Iterable[Mapping], tokenizer: str = "plain") -> Scores:
             matches[sentences] = found
             each_has["meteor"] = meteor(found)
         for name, each in each_has.items():
-            values[name] = np.full(len(rows), np.nan)
+            values[name] = np.full(len(tasks), np.nan)
             values[name][sentences] = each
     return Scores(values, counts, matches, tokenizer, tasks, kinds, scenes)
 
@@ -115,39 +119,50 @@ def summarize(scores: Scores) -> dict:
     Returns:
       `count` and the mean of every figure over all lines (0 to 1, CIDEr to 10), `tokenizer`,
       `intervals` (95%, by scenes drawn again), how many `scenes` there are, and the same figures
-      for every kind of question in `kinds` and, where there are several, for every task in `tasks`.
+      for every kind of question in `kinds` and, where there are several, for every task in `tasks`,
+      which have intervals and scenes too.
       Where only some true actions have a box, `no_true_box` counts those that have none.
     """
-    everything = np.ones(len(scores.kinds), bool)
-    found = {**_figures(scores, everything), "tokenizer": scores.tokenizer}
-    found["intervals"] = _intervals(scores)
-    found["scenes"] = len(set(scores.scenes))
-    found["kinds"] = _by(scores, scores.kinds)
+    found = {**_drawn(scores), "tokenizer": scores.tokenizer}
+    found["kinds"] = {name: _figures(each) for name, each in _by(scores, scores.kinds)}
     if len(set(scores.tasks)) > 1:
-        found["tasks"] = _by(scores, scores.tasks)
+        found["tasks"] = {name: _drawn(each) for name, each in _by(scores, scores.tasks)}
     return found
 
 
-def _by(scores: Scores, groups: Sequence[str]) -> dict[str, dict]:
-    each = np.asarray(groups)
-    return {str(group): _figures(scores, each == group) for group in np.unique(each)}
+def _by(scores: Scores, groups: Sequence[str]) -> Iterator[tuple[str, Scores]]:
+    """The lines of each group by themselves."""
+    for group in np.unique(np.asarray(groups)):
+        lines = np.flatnonzero(np.asarray(groups) == group)
+        texts = {
+            name: [getattr(scores, name)[line] for line in lines]
+            for name in ("tasks", "kinds", "scenes")
+        }
+        values = {name: each[lines] for name, each in scores.values.items()}
+        counts = {"bleu": scores.bleu[lines], "meteor": scores.meteor[lines]}
+        yield str(group), dataclasses.replace(scores, values=values, **counts, **texts)
 
 
-def _figures(scores: Scores, chosen: Bool[np.ndarray, "N"]) -> dict:
-    found: dict = {"count": int(chosen.sum())}
+def _drawn(scores: Scores) -> dict:
+    """Figures and how sure they are."""
+    found = _figures(scores)
+    spread = {name: each for name, each in _intervals(scores).items() if name in found}
+    return found | {"intervals": spread, "scenes": len(set(scores.scenes))}
+
+
+def _figures(scores: Scores) -> dict:
+    found: dict = {"count": len(scores.kinds)}
     for name, values in scores.values.items():
-        known = values[chosen][~np.isnan(values[chosen])]
+        known = values[~np.isnan(values)]
         if len(known):
             found[name] = float(known.mean())
             if name in MEDIANS:
                 found[f"{name}_median"] = float(np.median(known))
     if "iou" in found:
-        actions, boxes = (
-            ~np.isnan(scores.values[name][chosen]) for name in ("action_valid", "iou")
-        )
+        actions, boxes = (~np.isnan(scores.values[name]) for name in ("action_valid", "iou"))
         if (actions & ~boxes).any():
             found["no_true_box"] = int((actions & ~boxes).sum())
-    sums = (each[chosen].sum(0) for each in (scores.bleu, scores.meteor))
+    sums = (each.sum(0) for each in (scores.bleu, scores.meteor))
     return found | {name: float(value) for name, value in _of_corpus(found, *sums).items()}
 
 

@@ -22,6 +22,8 @@ CONTROLS = {
     "question_only": "for each kind, the better of the majority answer to that very question and "
     "to its kind in the training set",
 }
+# Task, kind, text and references of a question.
+Asked = tuple[str, str, str, Sequence[str]]
 _FIGURES = {"em": "EM", "em_r": "EM-R", "exact_match": "exact", "partial_match": "partial"}
 
 
@@ -65,7 +67,7 @@ def with_controls(
     guess: QuestionOnlyGuess | None,
     lines: Iterable[Mapping],
 ) -> dict:
-    """A summary with the EM of its controls, of all questions and of every kind.
+    """A summary with the EM of its controls: of all questions, of every kind and every task.
 
     Args:
       summary: of `summarize`.
@@ -77,22 +79,27 @@ def with_controls(
       The summary, behind `headline`, what it says in a line; `controls` has a fraction for each
       control, None for one that was not run.
     """
-    guessed = {}
-    if guess:
-        guessed = guess.accuracy((n["question"], n["kind"], n["references"]) for n in lines)
-    kinds = {}
-    for kind, figures in summary["kinds"].items():
-        controls = {
-            name: found["kinds"].get(kind, {}).get("em") for name, found in answered.items()
-        }
-        kinds[kind] = figures | {"controls": _all(controls | {"question_only": guessed.get(kind)})}
-    total = {name: found["em"] for name, found in answered.items()}
-    if guess:
-        right = sum(guessed[kind] * figures["count"] for kind, figures in kinds.items())
-        total["question_only"] = right / summary["count"]
-    controls = _all(total)
-    return {"headline": headline(summary["em"], controls), **summary, "controls": controls,
-            "kinds": kinds}  # fmt: skip
+    asked = [(n["task"], n["kind"], n["question"], n["references"]) for n in lines] if guess else []
+
+    def controls_of(figures: Mapping[str, Mapping], chosen: Iterable[Asked]) -> dict:
+        found = {way: each["em"] for way, each in figures.items() if "em" in each}
+        return _all(found | ({"question_only": _guessed(guess, chosen)} if guess else {}))
+
+    parts: dict[str, dict] = {}
+    for part, place in (("tasks", 0), ("kinds", 1)):
+        for name, figures in summary.get(part, {}).items():
+            same = {way: own.get(part, {}).get(name, {}) for way, own in answered.items()}
+            controls = controls_of(same, (each for each in asked if each[place] == name))
+            parts.setdefault(part, {})[name] = figures | {"controls": controls}
+    controls = controls_of(answered, asked)
+    return {"headline": headline(summary["em"], controls), **summary, "controls": controls, **parts}
+
+
+def _guessed(guess: QuestionOnlyGuess, asked: Iterable[Asked]) -> float:
+    """The EM of the guess."""
+    asked = list(asked)
+    by_kind = guess.accuracy((question, kind, refs) for _, kind, question, refs in asked)
+    return sum(by_kind[kind] for _, kind, _, _ in asked) / len(asked)
 
 
 def headline(em: float, controls: Mapping[str, float | None]) -> str:
@@ -102,7 +109,7 @@ def headline(em: float, controls: Mapping[str, float | None]) -> str:
 
 
 def table(summary: Mapping) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """Columns and rows of a table by kind of question, the total last, with what was run."""
+    """Columns and rows of a table by kind of question, by data set and of all."""
     run = [name for name, value in summary.get("controls", {}).items() if value is not None]
     columns = ("kind", "questions", *_FIGURES.values(), *(name.replace("_", " ") for name in run))
     rows = [
@@ -112,9 +119,22 @@ def table(summary: Mapping) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
             *(percent(figures[name]) for name in _FIGURES),
             *(percent(figures["controls"][name]) for name in run),
         )
-        for kind, figures in {**summary["kinds"], "all": summary}.items()
+        for kind, figures in {**summary["kinds"], **_by_task(summary), "all": summary}.items()
     ]
     return columns, rows
+
+
+def figure_tables(summary: Mapping) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Title and rows of all figures: of all questions, then of each data set."""
+    words = {"tokenizer": summary["tokenizer"]}
+    return [
+        (figures_title(each, of), sentence_rows(each | words))
+        for of, each in {"": summary, **_by_task(summary)}.items()
+    ]
+
+
+def _by_task(summary: Mapping) -> dict[str, Mapping]:
+    return {f"all of {task}": figures for task, figures in summary.get("tasks", {}).items()}
 
 
 def sentence_rows(summary: Mapping) -> list[tuple[str, str, str]]:
@@ -145,13 +165,13 @@ def points_between(interval: Sequence[float] | None) -> str:
     return "-" if interval is None else " to ".join(map(points, interval))
 
 
-def figures_title(summary: Mapping) -> str:
+def figures_title(summary: Mapping, of: str = "") -> str:
     """Above the table of all figures: how many scenes their intervals are drawn from."""
-    scenes = summary.get("scenes")
+    named, scenes = f"All figures{f', {of}' if of else ''}", summary.get("scenes")
     if scenes is None:
-        return "All figures"
+        return named
     few = f"; fewer than {_FEW_SCENES} tell little" if scenes < _FEW_SCENES else ""
-    return f"All figures ({scenes:,} scene{'s' * (scenes != 1)} drawn again{few})"
+    return f"{named} ({scenes:,} scene{'s' * (scenes != 1)} drawn again{few})"
 
 
 def _named(tokenizer: str) -> dict[str, str]:

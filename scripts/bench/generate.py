@@ -7,6 +7,10 @@ new ones over all the time, reading the prompts too; a step makes one token of e
 is what memory allows: each step reads every weight, and the keys and values of every text. On a
 GPU (`--size 4b`, bfloat16) its bandwidth is the data sheet's, on a CPU (float32) that of reading a
 large array in this machine's cores.
+
+With `--ragged` texts end apart, as answers do: four times as many as the batch, each of 1 to
+`--new` tokens, short ones as often as ones twice as long. `transformers.generate` takes a batch
+after the other, each until its longest text ends; tokens behind a text's own end do not count.
 """
 
 import argparse
@@ -28,50 +32,64 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError("--new 1: a step is what a second token takes; expected at least 2")
     cases = [
         {"side": side, "batch": batch, "size": flags.size, "prompt": flags.prompt,
-         "new": flags.new, "repeats": flags.repeats}
+         "new": flags.new, "ragged": flags.ragged, "repeats": flags.repeats}
         for batch in flags.batches
         for side in SIDES
     ]  # fmt: skip
     found = sides.in_turn(__file__, cases, flags.rounds)
     rows = [_row(*found[at : at + 2]) for at in range(0, len(found), 2)]
     device = next((case["device"] for case in found if "device" in case), "no device")
-    columns = ("batch", *(f"{side}, tokens/s" for side in SIDES), "ratio",
-               *(f"{side}, ms a step" for side in SIDES), "of steps",
-               *(f"{side}, of the bound" for side in SIDES))  # fmt: skip
-    print_table(f"greedy decoding, {flags.size}, {flags.prompt} + {flags.new} tokens on {device}",
+    columns = ("batch", *(f"{side}, tokens/s" for side in SIDES), "ratio")
+    if not flags.ragged:
+        columns += (*(f"{side}, ms a step" for side in SIDES), "of steps",
+                    *(f"{side}, of the bound" for side in SIDES))  # fmt: skip
+    new = f"1 to {flags.new}" if flags.ragged else flags.new
+    print_table(f"greedy decoding, {flags.size}, {flags.prompt} + {new} tokens on {device}",
                 columns, rows)  # fmt: skip
     sides.write_record(flags.output, found)
 
 
 def _row(ours: dict, theirs: dict) -> tuple:
-    both, ratios = (ours, theirs), ["-", "-"]
-    if not any("failed" in case for case in both):
-        ours["times"] = ours["tokens_per_second"] / theirs["tokens_per_second"]
-        ours["times_step"] = theirs["step_seconds"] / ours["step_seconds"]
-        ratios = [f"{ours['times']:.2f}", f"{ours['times_step']:.2f}"]
+    both = ours, theirs
 
     def figures(form) -> list[str]:
         return [case["failed"] if "failed" in case else form(case) for case in both]
 
-    return (
+    def ratio(name: str, above: dict, below: dict) -> str:
+        if any("failed" in case for case in both):
+            return "-"
+        ours[name] = above / below
+        return f"{ours[name]:.2f}"
+
+    rates = [case.get("tokens_per_second") for case in both]
+    row = (
         ours["batch"],
         *figures(lambda case: f"{case['tokens_per_second']:,.1f}{sides.spread(case)}"),
-        ratios[0],
+        ratio("times", *rates),
+    )
+    if ours["ragged"]:
+        return row
+    steps = [case.get("step_seconds") for case in both]
+    return (
+        *row,
         *figures(lambda case: f"{1e3 * case['step_seconds']:.1f}"),
-        ratios[1],
+        ratio("times_step", *reversed(steps)),
         *figures(lambda case: f"{case['share_of_bound']:.0%}"),
     )
 
 
 def measure(case: dict) -> dict:
     """One side at one batch, warmed up."""
-    shape = (case["batch"], case["prompt"])
-    prompts = np.random.default_rng(0).integers(0, SIZES[case["size"]].vocab_size - 10, shape)
+    limits = _ragged(case) if case["ragged"] else np.full(case["batch"], case["new"])
+    rng, shape = np.random.default_rng(0), (len(limits), case["prompt"])
+    prompts = rng.integers(0, SIZES[case["size"]].vocab_size - 10, shape)
     make = _jaxvlm if case["side"] == "jaxvlm" else _transformers
-    generate, facts = make(case["size"], prompts)
-    whole, first = (
-        sides.seconds_of(lambda new=new: generate(new), case["repeats"]) for new in (case["new"], 1)
-    )
+    generate, facts = make(case, prompts)
+    whole = sides.seconds_of(lambda: generate(limits), case["repeats"])
+    facts |= {"seconds": whole, "tokens_per_second": int(limits.sum()) / whole}
+    if case["ragged"]:
+        return facts | {"texts": len(limits), "tokens": int(limits.sum())}
+    first = sides.seconds_of(lambda: generate(np.ones_like(limits)), case["repeats"])
     step = (whole - first) / (case["new"] - 1)
     if step <= 0:
         raise UserError(
@@ -79,12 +97,16 @@ def measure(case: dict) -> dict:
             "small"
         )
     return facts | {
-        "seconds": whole,
         "prompt_seconds": first,
         "step_seconds": step,
-        "tokens_per_second": case["batch"] * case["new"] / whole,
         "share_of_bound": _bytes(case, facts["dtype"]) / facts["bandwidth"] / step,
     }
+
+
+def _ragged(case: dict) -> np.ndarray:
+    """How many tokens each text has: their logarithms are drawn evenly."""
+    drawn = np.random.default_rng(1).uniform(0, np.log(case["new"] + 1), 4 * case["batch"])
+    return np.exp(drawn).astype(int)
 
 
 def random_weights(config, dtype, mesh):
@@ -111,7 +133,7 @@ def random_weights(config, dtype, mesh):
     return jax.device_put(decoder_weights(params, config.num_layers), whole)
 
 
-def _jaxvlm(size: str, prompts: np.ndarray):
+def _jaxvlm(case: dict, prompts: np.ndarray):
     import jax
     import jax.numpy as jnp
 
@@ -124,21 +146,21 @@ def _jaxvlm(size: str, prompts: np.ndarray):
 
     device = jax.devices()[0]
     dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
-    config = SIZES[size]
+    config = SIZES[case["size"]]
     mesh = make_mesh(-1, -1)
     weights = random_weights(config, dtype, mesh)
     # No token ends a text.
     program = Program(Decoder(config), Sampling(), mesh, -1, config.vocab_size)
-    engine = Engine(program, weights, -(-len(prompts) // mesh.size))
+    engine = Engine(program, weights, -(-case["batch"] // mesh.size))
     nothing = np.full(prompts.shape[1], -1, np.int32)
     visual = np.zeros((1, config.hidden_size), np.dtype(dtype))
 
-    def generate(new: int) -> None:
+    def generate(limits: np.ndarray) -> None:
         asked = [
-            Request(i, i, row.astype(np.int32), nothing, visual, new)
-            for i, row in enumerate(prompts)
+            Request(i, i, row.astype(np.int32), nothing, visual, int(most))
+            for i, (row, most) in enumerate(zip(prompts, limits, strict=True))
         ]
-        assert sum(len(each.tokens) for each in engine.run(asked)) == new * len(prompts)
+        assert sum(len(each.tokens) for each in engine.run(asked)) == limits.sum()
 
     known = by_kind(device.device_kind)
     return generate, {
@@ -148,14 +170,14 @@ def _jaxvlm(size: str, prompts: np.ndarray):
     }
 
 
-def _transformers(size: str, prompts: np.ndarray):
+def _transformers(case: dict, prompts: np.ndarray):
     import torch
     import transformers
 
     from jaxvlm.training.hardware import by_kind
 
     gpu = torch.cuda.is_available()
-    config = transformers.Qwen3Config(**SIZES[size].to_hf())
+    config = transformers.Qwen3Config(**SIZES[case["size"]].to_hf())
     dtype = torch.bfloat16 if gpu else torch.float32
     with torch.device("cuda" if gpu else "cpu"):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
@@ -164,10 +186,13 @@ def _transformers(size: str, prompts: np.ndarray):
     mask = torch.ones_like(ids)
 
     @torch.no_grad()
-    def generate(new: int) -> None:
-        out = model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=new,
-                             min_new_tokens=new, pad_token_id=0)  # fmt: skip
-        assert out.shape[1] == ids.shape[1] + new
+    def generate(limits: np.ndarray) -> None:
+        for at in range(0, len(limits), case["batch"]):
+            rows = slice(at, at + case["batch"])
+            new = int(limits[rows].max())
+            some = {"attention_mask": mask[rows], "max_new_tokens": new, "min_new_tokens": new}
+            out = model.generate(ids[rows], do_sample=False, pad_token_id=0, **some)
+            assert out.shape[1] == ids.shape[1] + new
         if gpu:
             torch.cuda.synchronize()
 
@@ -215,6 +240,7 @@ def parser() -> argparse.ArgumentParser:
                        default=[1, 16, 64])  # fmt: skip
     flags.add_argument("--prompt", type=sides.count, default=192, help="tokens of each prompt")
     flags.add_argument("--new", type=sides.count, default=64, help="tokens of each answer")
+    flags.add_argument("--ragged", action="store_true", help="texts end apart")
     flags.add_argument("--repeats", type=sides.count, default=3, help="measurements a process")
     return flags
 

@@ -13,7 +13,7 @@ from jaxvlm.data.record import scene_of
 from jaxvlm.data.sequence import prompt
 from jaxvlm.data.sources import load_sources
 from jaxvlm.errors import UserError
-from jaxvlm.generation import restore
+from jaxvlm.generation import answer, restore
 from jaxvlm.generation.answer import Asked, Conversation, Group, answers, prompts
 from jaxvlm.generation.controls import other_scenes
 from jaxvlm.generation.engine import Engine
@@ -140,6 +140,29 @@ def test_a_conversation_sees_its_images_once(answerer, colours_asked):
         *before, last = about.stream(colours_asked[1])
         assert last == list(tiny.COLOURS)[1] and all(last.startswith(part) for part in before)
     assert len(seen) == 1
+
+
+def test_a_set_with_more_questions_than_are_read_together_is_seen_once(
+    answerer, colours_asked, monkeypatch
+):
+    monkeypatch.setattr(answer, "_TOGETHER", 2)
+    seen = []
+    watched = dataclasses.replace(
+        answerer, encode=lambda sets: seen.append(sets) or answerer.encode(sets)
+    )
+    found = answer_records(watched, [colours_asked[1]] * 5)
+    assert found == [list(tiny.COLOURS)[1]] * 5 and len(seen) == 1
+
+
+def test_answers_are_drawn_as_the_configuration_says(answerer, colours_asked):
+    """Made anew of a run, hot enough to forget what was learnt."""
+    texts = []
+    for seed in (0, 0, 1):
+        config = answerer.config.copy_and_resolve_references()
+        config.evaluation.sampling.update({"temperature": 50.0, "seed": seed})
+        texts.append(answer_records(restore_answerer(answerer.checkpoint, config), colours_asked))
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0] != list(tiny.COLOURS)
 
 
 def test_other_images_give_other_answers(answerer, colours_asked):

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -14,6 +15,7 @@ from jaxvlm.generation import answer, evaluation
 from jaxvlm.generation.evaluation import Evaluation
 from jaxvlm.generation.journal import Journal, in_order, places
 from jaxvlm.generation.ways import Ways
+from jaxvlm.generation.weights import choose
 from jaxvlm.workdir import open_workdir
 
 FILES = ("predictions.jsonl", "predictions.no_image.jsonl", "predictions.other_images.jsonl")
@@ -24,6 +26,11 @@ def command(run, output, *more):
     parsed = evaluate.parser().parse_args([str(flag) for flag in flags])
     parsed.overrides = []
     return parsed
+
+
+def command_files(run):
+    """The files of the split that is asked."""
+    return [source["path"] for source in choose(run, None, []).config.data.val]
 
 
 def lines(path):
@@ -80,9 +87,10 @@ def test_a_killed_evaluation_goes_on(finished_run, whole, tmp_path, monkeypatch,
     asked = []
 
     def counted(answerer, groups):
-        for group in groups:
-            asked.extend(each.key for each in group.asked)
-            yield from answers(answerer, [group])
+        for shown, questions in groups:
+            questions = list(questions)
+            asked.extend(each.key for each in questions)
+            yield from answers(answerer, [answer.Group(shown, questions)])
 
     answers = evaluation.answers
     monkeypatch.setattr(evaluation, "answers", counted)
@@ -117,6 +125,70 @@ def test_lines_of_a_process_that_is_gone_count_for_another_number(finished_run, 
     assert 0 < len(stood) < 6
     evaluate.main(command(finished_run, tmp_path))
     assert lines(tmp_path / FILES[0]) == lines(whole / FILES[0])
+
+
+def lose_everything(monkeypatch):
+    monkeypatch.setattr(answer, "_read", lambda *_: LostImage("gone.png cannot be read"))
+
+
+def test_lost_questions_that_are_asked_again_are_waited_for(
+    finished_run, whole, tmp_path, monkeypatch
+):
+    """The second process lost its questions before, was killed, and is slower this time."""
+    second = command(finished_run, tmp_path, "--shard", "1/2")
+    with monkeypatch.context() as patched:
+        lose_everything(patched)
+        evaluate.main(second)
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluation, "answer", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evaluate.main(second)
+    waits, goes_on = threading.Event(), evaluation.time.sleep
+    monkeypatch.setattr(evaluation.time, "sleep", lambda seconds: waits.set() or goes_on(0.05))
+    first = threading.Thread(
+        target=evaluate.main, args=(command(finished_run, tmp_path, "--shard", "0/2"),)
+    )
+    first.start()
+    assert waits.wait(60)
+    evaluate.main(second)
+    first.join()
+    for name in FILES:
+        assert lines(tmp_path / name) == lines(whole / name)
+
+
+def test_what_several_processes_have_lost_for_good_is_not_waited_for(
+    finished_run, tmp_path, monkeypatch
+):
+    read = answer._read
+    lose_everything(monkeypatch)
+    evaluate.main(command(finished_run, tmp_path, "--shard", "1/2"))
+    monkeypatch.setattr(answer, "_read", read)
+    evaluate.main(command(finished_run, tmp_path, "--shard", "0/2", "--join_seconds", "5"))
+    assert 0 < json.loads((tmp_path / "summary.json").read_text())["lost"] < 6
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_answers_to_other_files_are_not_replaced(finished_run, tmp_path, finished):
+    """Those of an evaluation that was broken off neither."""
+    own, other = (str(finished_run.parent / name) for name in ("own.jsonl", "other.jsonl"))
+    shared = Path(command_files(finished_run)[0])
+    for path in (own, other):
+        lines_of = [json.loads(line) for line in shared.read_text().splitlines()]
+        for line in lines_of:
+            line["images"] = [str(shared.parent / image) for image in line["images"]]
+        Path(path).write_text("".join(json.dumps(line) + "\n" for line in lines_of))
+    output = tmp_path / "out"
+    if finished:
+        evaluate.main(command(finished_run, output, "--data", own))
+    else:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Evaluation, "wait", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                evaluate.main(command(finished_run, output, "--data", own))
+    stood = (output / FILES[0]).read_text()
+    with pytest.raises(UserError, match=r"holds the evaluation of .*own\.jsonl; give another"):
+        evaluate.main(command(finished_run, output, "--data", other))
+    assert (output / FILES[0]).read_text() == stood
 
 
 def test_a_process_that_never_comes_is_told(finished_run, tmp_path, monkeypatch):
@@ -210,7 +282,7 @@ def test_two_at_once_are_refused(finished_run, tmp_path):
 def test_a_record_without_a_reference_is_named(tmp_path):
     record = type("R", (), {"answers": (), "origin": "test.jsonl:3"})()
     ways = Ways([record], "answers", 1, controls=False, seed=0)
-    made = Evaluation(ways, tmp_path / "out", evaluate.Share(), "")
+    made = Evaluation(ways, tmp_path / "out", evaluate.Share(), "", ["test.jsonl"])
     with pytest.raises(UserError, match=r"test\.jsonl:3: no answer to score against"):
         made.begin()
 

@@ -1,5 +1,7 @@
 """Answers into a file, by our flags and the original's, and the weights that they may name."""
 
+import functools
+import itertools
 import json
 import os
 from pathlib import Path
@@ -10,6 +12,7 @@ import tiny
 from jaxvlm import entry, predict
 from jaxvlm.data.actions import language
 from jaxvlm.errors import UserError
+from jaxvlm.generation import answer
 from jaxvlm.generation.weights import choose
 
 
@@ -59,6 +62,42 @@ def test_records_without_references_are_answered(call, finished_run, colours, tm
     assert said["scene_id"] == said["predicted_action"]["scene"] == "s9"
     assert language.parse(said["prediction"])["action"] == "place_anchor"
     assert lines[0]["raw_prediction"] == lines[0]["prediction"]
+
+
+def test_an_answer_has_no_more_tokens_than_it_may(call, finished_run, colours, tmp_path):
+    """Drawn so hot that none ends by itself."""
+    texts = []
+    for most in (1, 6):
+        out = tmp_path / f"{most}.jsonl"
+        flags = "--data", colours, "--max_new_tokens", most, "--output", out
+        hot = "--config.evaluation.sampling.temperature=50"
+        assert call("--checkpoint", finished_run, hot, *flags)[0] == 0
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        texts.append([line["raw_prediction"] for line in lines])
+    assert all(0 < len(short) < len(longer) for short, longer in zip(*texts, strict=True))
+
+
+def test_killed_the_same_command_goes_on(call, finished_run, colours, tmp_path, monkeypatch):
+    """What was answered is not asked again; a file of the same name with others is."""
+    asked, answers = [], answer.answers
+
+    def counted(answerer, groups, most):
+        for found in itertools.islice(answers(answerer, groups), most):
+            asked.append(found.key)
+            yield found
+        if most is not None:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out.jsonl"
+    flags = "--checkpoint", finished_run, "--data", colours, "--output", out
+    for most in (4, None):
+        monkeypatch.setattr(answer, "answers", functools.partial(counted, most=most))
+        call(*flags)
+        assert out.exists() == (most is None)
+    assert sorted(asked) == list(range(6))
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["prediction"] for line in lines] == list(tiny.COLOURS)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
 @pytest.mark.parametrize(
