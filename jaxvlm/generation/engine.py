@@ -99,9 +99,9 @@ class Engine:
                     yield from self._ended()
             if not self._taken:
                 return
-            # A row that is free waits for others, to be filled together, but not for long; with
-            # nobody waiting none need be looked at before all have ended.
-            ended = self._prompts if more else self._rows
+            # A row that is free waits for some others, but not for long; with nobody waiting none
+            # need be looked at before all have ended.
+            ended = max(self._prompts // 2, 1) if more else self._rows
             self._state = self._program.go_on(self._weights, self._state, _STEPS, ended)
             yield from self._ended()
 
@@ -164,7 +164,7 @@ class Engine:
                 put_constraint(prompts.held, at, request.constraint)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), prompts)
         self._state = self._program.admit(
-            self._weights, self._state, jax.device_put(flat, self._split)
+            self._weights, self._state, jax.device_put(flat, self._split), max(filled.values())
         )
 
     def _make_room(self, need: int) -> None:

@@ -22,6 +22,8 @@ from jaxvlm.models.decoder import Cache, Decoder, DecoderWeights
 from jaxvlm.models.partition import BATCH_AXES
 
 _ROWS, _WHOLE = PartitionSpec(BATCH_AXES), PartitionSpec()
+# Prompts that are read together: as few as keep products busy, for places without one cost as much.
+_TOGETHER = 2
 
 
 class Held(NamedTuple):
@@ -195,8 +197,11 @@ class Program:
 
     @functools.cached_property
     def admit(self):
-        """`admit(weights, slots, prompts)`: reads prompts, chooses the first token of each."""
-        mapped = self._mapped(self._admit, (_WHOLE, _ROWS, _ROWS))
+        """`admit(weights, slots, prompts, count)`: reads prompts, chooses the first token of each.
+
+        Of each device's prompts the first `count` are any.
+        """
+        mapped = self._mapped(self._admit, (_WHOLE, _ROWS, _ROWS, _WHOLE))
         return jax.jit(mapped, donate_argnums=1)
 
     @functools.cached_property
@@ -213,7 +218,19 @@ class Program:
             function, mesh=self.mesh, in_specs=specs, out_specs=_ROWS, check_vma=False
         )
 
-    def _admit(self, weights: DecoderWeights, state: Slots, prompts: Prompts) -> Slots:
+    def _admit(self, weights: DecoderWeights, state: Slots, prompts: Prompts, count) -> Slots:
+        together = min(_TOGETHER, len(prompts.rows))
+
+        def some(carry):
+            start, state = carry
+            read = jax.tree.map(
+                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, together), prompts
+            )
+            return start + together, self._read(weights, state, read)
+
+        return jax.lax.while_loop(lambda carry: carry[0] < count, some, (jnp.int32(0), state))[1]
+
+    def _read(self, weights: DecoderWeights, state: Slots, prompts: Prompts) -> Slots:
         decoder, (count, length) = self.decoder, prompts.tokens.shape
         text = decoder.embed(weights, prompts.tokens)
         index = jnp.maximum(prompts.visual_index, 0)[..., None]
