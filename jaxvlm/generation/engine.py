@@ -21,8 +21,8 @@ from jaxvlm.models.partition import BATCH_AXES
 
 # Prompts that a device reads at a time, of those that wait.
 _PROMPTS = 8
-# The most steps between looks at what has ended.
-_STEPS = 16
+# The most steps between looks at what has ended, and how many rows that end are looked at sooner.
+_STEPS, _ENDED = 16, 2
 _SMALLEST = 32
 
 
@@ -99,9 +99,8 @@ class Engine:
                     yield from self._ended()
             if not self._taken:
                 return
-            # A row that is free waits for some others, but not for long; with nobody waiting none
-            # need be looked at before all have ended.
-            ended = max(self._prompts // 2, 1) if more else self._rows
+            # With nobody waiting no row need be looked at before all have ended.
+            ended = _ENDED if more else self._rows
             self._state = self._program.go_on(self._weights, self._state, _STEPS, ended)
             yield from self._ended()
 

@@ -22,8 +22,8 @@ from jaxvlm.models.decoder import Cache, Decoder, DecoderWeights
 from jaxvlm.models.partition import BATCH_AXES
 
 _ROWS, _WHOLE = PartitionSpec(BATCH_AXES), PartitionSpec()
-# Prompts that are read together: as few as keep products busy, for places without one cost as much.
-_TOGETHER = 2
+# Tokens that keep products busy: more are not read together, for an empty place costs as much.
+_BUSY = 128
 
 
 class Held(NamedTuple):
@@ -219,7 +219,8 @@ class Program:
         )
 
     def _admit(self, weights: DecoderWeights, state: Slots, prompts: Prompts, count) -> Slots:
-        together = min(_TOGETHER, len(prompts.rows))
+        most, length = prompts.tokens.shape
+        together = min(-(-_BUSY // length), most)
 
         def some(carry):
             start, state = carry

@@ -130,6 +130,13 @@ def test_what_was_learnt_is_answered(answerer, colours_asked):
     assert answer_records(answerer, colours_asked) == list(tiny.COLOURS)
 
 
+def test_what_was_learnt_is_answered_in_bfloat16_too(answerer, colours_asked):
+    config = run_config(answerer.checkpoint, ["precision=bfloat16"])
+    half = restore_answerer(answerer.checkpoint, config)
+    assert half.engine._weights.embedding.dtype == jnp.bfloat16
+    assert answer_records(half, colours_asked) == list(tiny.COLOURS)
+
+
 def test_a_conversation_sees_its_images_once(answerer, colours_asked):
     seen = []
     watched = dataclasses.replace(

@@ -118,6 +118,18 @@ def test_every_process_counts(finished_run, whole, tmp_path, capsys):
     assert not list(tmp_path.glob("parts-*"))
 
 
+@pytest.mark.slow
+def test_four_devices_give_the_same_lines(finished_run, whole, tmp_path, python):
+    """Image sets and texts are shared out among them."""
+    flags = "--checkpoint", finished_run, "--split", "val", "--output", tmp_path
+    devices = "--xla_force_host_platform_device_count=4"
+    process = python("-m", "jaxvlm.evaluate", *flags, XLA_FLAGS=devices)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    for name in FILES:
+        assert lines(tmp_path / name) == lines(whole / name)
+
+
 def test_lines_of_a_process_that_is_gone_count_for_another_number(finished_run, whole, tmp_path):
     evaluate.main(command(finished_run, tmp_path, "--shard", "1/2"))
     (part,) = tmp_path.glob("parts-*/1/predictions.jsonl")
