@@ -21,7 +21,7 @@ def main(flags: argparse.Namespace) -> None:
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.data.frames import is_rotation
     from jaxvlm.data.images import check_image
-    from jaxvlm.data.record import parse_record
+    from jaxvlm.data.record import RecordError, parse_record
     from jaxvlm.generation.answer import Conversation
     from jaxvlm.generation.weights import choose
     from jaxvlm.metrics.action_lines import action_fields
@@ -56,7 +56,15 @@ def main(flags: argparse.Namespace) -> None:
     about = Conversation(answerer, record)
     for text in _typed() if asked is None else [asked]:
         shown = ""
-        record = parse_record({**fields, kind: text}, "--images")
+        try:
+            record = parse_record({**fields, kind: text}, f"--{kind}")
+        except RecordError as error:
+            if asked is not None:
+                raise
+            # The next line may be a text.
+            say(f"warning: {error}", warns=True)
+            print()
+            continue
         for answer in about.stream(record):
             # A character may take several tokens.
             if answer.startswith(shown) and not answer.endswith("\ufffd"):
@@ -64,7 +72,7 @@ def main(flags: argparse.Namespace) -> None:
                 shown = answer
         print(answer[len(shown) :])
         if not answer:
-            say("the model said nothing")
+            say("the model said nothing", warns=True)
         if record.is_action:
             print(json.dumps(action_fields(record, answer, None)["predicted_action"]))
 
@@ -72,6 +80,8 @@ def main(flags: argparse.Namespace) -> None:
 def _asked(flags: argparse.Namespace) -> tuple[str, str | None]:
     """The record's field that asks, and what is asked; None if that is typed."""
     if flags.instruction is None:
+        if flags.question is not None and not flags.question.strip():
+            raise UserError("--question is empty; leave it out to type questions")
         return "question", flags.question
     if not flags.instruction.strip():
         raise UserError("--instruction is empty; say what to mark, as the training's records do")

@@ -144,6 +144,7 @@ def _evaluate(flags: argparse.Namespace) -> None:
     identity = answered | {
         "split": flags.split,
         "files": list(flags.data or [source.path for source in asked]),
+        "left_out": sum(source.left_out for source in asked),
         "limit": flags.limit,
         "with_controls": flags.controls,
         "tokenizer": flags.tokenizer,
@@ -206,7 +207,7 @@ def _name(flags: argparse.Namespace, folder: Path | None) -> str:
     parts = [flags.split]
     if flags.data:
         # Files of several data sets have one name, each in a folder of its own.
-        place = Path(flags.data[0])
+        place = Path(flags.data[0]).absolute()
         parts = [*filter(None, (place.parent.name,)), place.stem]
         parts += [f"and_{len(flags.data) - 1}_more"] if len(flags.data) > 1 else []
     parts += [flags.task] if flags.task else []
@@ -232,6 +233,8 @@ def _share(flags: argparse.Namespace) -> Share:
 
 def _standing(output: Path, identity: dict) -> dict | None:
     """The summary that stands in `output` if it was made from the same things."""
+    from jaxvlm.generation.evaluation import predictions_name
+
     try:
         summary = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -239,9 +242,19 @@ def _standing(output: Path, identity: dict) -> dict | None:
     if not isinstance(summary, dict):
         return None
     same = all(summary.get(k) == v for k, v in identity.items())
-    whole = all((output / name).is_file() for name in (PREDICTIONS, REPORT))
+    ways = ("", *summary.get("leads", {}))
+    whole = (output / REPORT).is_file() and all(
+        _lines(output / predictions_name(way)) == summary.get("count") for way in ways
+    )
     # What was lost is asked again: its images may have been mended.
-    return summary if same and whole and not summary["lost"] else None
+    return summary if same and whole and not summary.get("lost") else None
+
+
+def _lines(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def parser() -> argparse.ArgumentParser:

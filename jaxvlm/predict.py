@@ -7,6 +7,7 @@ Killed, the same command goes on. The flags of the original's inference work too
 """
 
 import argparse
+import glob
 import json
 import re
 import shutil
@@ -45,7 +46,11 @@ def main(flags: argparse.Namespace) -> None:
         f"evaluation.max_new_tokens={flags.max_new_tokens}"]  # fmt: skip
     chosen = choose(flags.checkpoint, flags.config, [*flags.overrides, *more])
     data = chosen.config.data
-    specs = [{"path": path} for path in as_records(flags.data, known_records(chosen.config))]
+    named = list(dict.fromkeys(flags.data))
+    asked_by = as_records(named, known_records(chosen.config))
+    specs = [{"path": path} for path in asked_by]
+    # Of official files records are made.
+    official = {made: path for made, path in zip(asked_by, named, strict=True) if made != path}
     sources = load_sources(specs, data.image_roots, data.on_bad_record, unanswered=True)
     records = Joined([source.records for source in sources])
     count = min(len(records), flags.num_scenes or len(records))
@@ -59,9 +64,12 @@ def main(flags: argparse.Namespace) -> None:
     whole = flags.output.absolute()
     with open_workdir(whole.with_name(f"{whole.name}.part"), "--output") as part:
         identity = json.dumps([chosen.identity(), [source.fingerprint for source in sources]])
-        if _read(part / "identity") != identity:
-            (part / "lines.jsonl").unlink(missing_ok=True)
+        # First: weights that do not fit leave what stands.
+        say(f"{count:,} records: reading {chosen.folder or 'the imported weights'}")
         answerer = chosen.answerer(lambda: {records[each[0]].images for each in by_set.values()})
+        if _read(part / "identity") != identity.encode() and (part / "lines.jsonl").exists():
+            say(f"the answers in {part} are of something else; they are replaced")
+            (part / "lines.jsonl").unlink()
         write_text(part / "identity", identity)
         done = {at.index for at in places(part / "lines.jsonl") if not at.lost}
 
@@ -74,7 +82,9 @@ def main(flags: argparse.Namespace) -> None:
         with Journal(part / "lines.jsonl") as journal, progress("answering", count) as advance:
             advance(len(done))
             for found in answers(answerer, groups()):
-                journal.write(_line(found, records[found.key]))
+                record = records[found.key]
+                file = official.get(record.origin.rpartition(":")[0])
+                journal.write(_line(found, record) | {"record": file or record.origin})
                 advance()
 
         def lines(having: str) -> Iterator[dict]:
@@ -90,8 +100,9 @@ def main(flags: argparse.Namespace) -> None:
         shutil.rmtree(part)
     for why in lost[:_NAMED]:
         say(f"warning: left out: {why}", warns=True)
+    missing = len(lost) + sum(source.left_out for source in sources)
     print(f"{flags.output}: {count - len(lost):,} answers"
-          + (f", {len(lost):,} left out" if lost else ""))  # fmt: skip
+          + (f", {missing:,} left out" if missing else ""))  # fmt: skip
     for path in files[:_NAMED]:
         print(path)
     if len(files) > _NAMED:
@@ -104,25 +115,24 @@ def _check_output(flags: argparse.Namespace, records, count: int) -> None:
     if flags.output.is_file() if rooms else flags.output.is_dir():
         wanted, found = ("folder", "file") if rooms else ("file", "folder")
         raise UserError(f"--output {flags.output} is a {found}; expected the name of a {wanted}")
+    inputs = {path for name in flags.data for path in map(Path, glob.glob(name, recursive=True))}
+    if not rooms and any(path.resolve() == flags.output.resolve() for path in inputs):
+        raise UserError(f"--output {flags.output} is one of the files of --data; give another name")
     if rooms and not any(records[index].is_action for index in range(count)):
         raise UserError("--format roomplan: no record asks for an action ('instruction')")
 
 
 def _line(found, record) -> dict:
-    """A line of the file: that of an evaluation, the original's `raw_prediction`, and whence."""
+    """What stands in the file: that of an evaluation, and the original's `raw_prediction`."""
     if found.text is None:
         return {"index": found.key, "lost": found.lost}
     line = line_of(found.key, record, found.text, found.box)
     line["reference"] = line["reference"] or None
-    return line | {
-        "scene_id": record.scene_id or None,
-        "raw_prediction": found.text,
-        "record": record.origin,
-    }
+    return line | {"scene_id": record.scene_id or None, "raw_prediction": found.text}
 
 
-def _read(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
 def _take_device(name: str) -> None:

@@ -331,10 +331,21 @@ def test_an_evaluation_of_other_files_is_not_replaced(call, finished_run, colour
     folder = f"{colours.parent.name}_{colours.stem}_first_2"
     assert code == 0 and f"evaluation/{folder}/report.html" in "".join(printed.split())
     other = colours.with_name("other.jsonl")
-    other.write_text(colours.read_text())
+    other.write_text("".join(reversed(colours.read_text().splitlines(keepends=True))))
     output = ("--output", finished_run / "evaluation" / folder)
     code, _, said = call(evaluate, *command, "--data", other, *output)
     assert code == 2 and "colours.jsonl; give another --output" in " ".join(said.split())
+
+
+def test_a_line_that_is_no_text_is_left_out(call, finished_run, colours, monkeypatch):
+    command = ("--checkpoint", finished_run, "--images", colours.parent / "scene3_0.png")
+    lines = "\udcff\nWhat color is the wall?\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    code, answers, said = call(ask, *command)
+    assert code == 0 and answers.startswith("\n") and len(answers.splitlines()) == 2
+    assert "holds bytes that are no text" in said
+    code, _, said = call(ask, *command, "--question", " ")
+    assert code == 2 and "--question is empty" in said
 
 
 def test_every_line_of_a_file_is_a_question(call, finished_run, colours, monkeypatch):

@@ -98,12 +98,14 @@ class Source:
       records: the records, image paths resolved to files that exist.
       fingerprint: SHA-256 of the files' contents and of which records are left out; where files
         and images lie is not part of it.
+      left_out: how many records fail a check of the audit.
     """
 
     path: str
     weight: float
     records: Sequence[Record]
     fingerprint: str
+    left_out: int = 0
 
 
 def source_names(specs: Sequence[Mapping]) -> list[str]:
@@ -185,7 +187,9 @@ def _load(spec: dict, image_roots: Sequence[str], on_bad_record: str, unanswered
         if spec.get("task") and all(spec["task"] not in found.tasks for found in verdicts):
             raise UserError(f"source {path!r} holds no record of the task {spec['task']!r}")
         raise UserError(f"{path}: no record is left; every one fails a check")
-    return Source(path, float(weight), RecordSet(kept, image_roots), _fingerprint(verdicts, kept))
+    left_out = sum(len(found.bad) for found in verdicts)
+    fingerprint = _fingerprint(verdicts, kept)
+    return Source(path, float(weight), RecordSet(kept, image_roots), fingerprint, left_out)
 
 
 def _report(path: str, files: list[RecordFile], verdicts: list[Verdict], policy: str) -> None:

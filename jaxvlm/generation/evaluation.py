@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -20,12 +21,13 @@ from jaxvlm.files import write_text
 from jaxvlm.generation.answer import answers
 from jaxvlm.generation.journal import Journal, in_order, places
 from jaxvlm.generation.restore import Answerer
-from jaxvlm.generation.ways import ANSWERS, AS_THEY_ARE, OTHER_IMAGES, Ways
+from jaxvlm.generation.ways import ANSWERS, AS_THEY_ARE, OTHER_IMAGES, WAYS, Ways
 from jaxvlm.metrics.files import PREDICTIONS, SUMMARY
 from jaxvlm.metrics.summary import line_of
 from jaxvlm.shares import Share
 
 _IDENTITY, _FILES, _FINISHED = "identity", "files", "finished"
+_PARTS = re.compile("parts-[0-9a-f]{12}")
 _POLL_SECONDS = 2.0
 
 
@@ -77,7 +79,7 @@ class Evaluation:
     def _stands(self) -> bool:
         """Whether the lines in the folder are this evaluation's."""
         known = self.output / _IDENTITY
-        return known.exists() and known.read_text(encoding="utf-8") == self.identity
+        return known.exists() and known.read_bytes() == self.identity.encode()
 
     @property
     def folder(self) -> Path:
@@ -116,28 +118,53 @@ class Evaluation:
         try:
             (self.output / SUMMARY).unlink(missing_ok=True)
             if not self._stands():
-                if any(self.output.glob("predictions*.jsonl")):
-                    say(f"the answers in {self.output} are of something else; they are replaced")
-                for path in self.output.glob("predictions*.jsonl"):
+                stand = self._predictions()
+                if stand:
+                    say(f"the answers in {self.output} are of other weights or settings; they are "
+                        "replaced")  # fmt: skip
+                for path in stand:
                     path.unlink()
                 for folder in set(self.output.glob("parts-*")) - {self._parts}:
-                    shutil.rmtree(folder, ignore_errors=True)
-                write_text(self.output / _FILES, json.dumps([*self.files]))
+                    if _PARTS.fullmatch(folder.name):
+                        shutil.rmtree(folder, ignore_errors=True)
                 write_text(self.output / _IDENTITY, self.identity)
+            write_text(self.output / _FILES, json.dumps(self._named()))
         except OSError as error:
             raise UserError(f"--output {self.output} cannot be written: {error.strerror}") from None
 
     def _spare_others(self) -> None:
-        """Refuses to replace answers to other files' questions."""
-        try:
-            there = json.loads((self.output / _FILES).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        """Refuses to replace answers to other files' questions; files may move."""
+        stand = self._predictions()
+        if self._stands() or not stand:
             return
-        if [Path(file).resolve() for file in there] != [Path(f).resolve() for f in self.files]:
+        if not (self.output / _IDENTITY).exists():
+            raise UserError(
+                f"--output {self.output} holds {stand[0].name}, which no evaluation has written; "
+                "give another folder"
+            )
+        there = self._asked_before()
+        if there and there != self._named():
             raise UserError(
                 f"{self.output} holds the evaluation of {', '.join(there)}; give another --output "
                 f"for that of {', '.join(self.files)}"
             )
+
+    def _predictions(self) -> list[Path]:
+        """The answers that stand in the folder, whosever they are."""
+        found = (self.output / predictions_name(way) for way in WAYS)
+        return [path for path in found if path.exists()]
+
+    def _asked_before(self) -> list[str]:
+        """The files whose questions the folder answers, as far as it tells."""
+        try:
+            there = json.loads((self.output / _FILES).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return [str(name) for name in there] if isinstance(there, list) else []
+
+    def _named(self) -> list[str]:
+        """The files, wherever the command is given."""
+        return [str(Path(file).resolve()) for file in self.files]
 
     def _spare_more(self) -> None:
         """Refuses to leave answers out that stand."""
@@ -217,8 +244,8 @@ class Evaluation:
             if time.monotonic() - since > seconds:
                 raise UserError(
                     f"{missing:,} answers of the other processes are missing in {self.output}, and "
-                    f"none came for {seconds:.0f} seconds; start them again (with the same update "
-                    "as --checkpoint), or all in one process"
+                    f"none came for {seconds:.0f} seconds; start them again, with the same flags "
+                    "(and the same update as --checkpoint), or all in one process"
                 )
             time.sleep(_POLL_SECONDS)
 

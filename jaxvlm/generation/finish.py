@@ -72,6 +72,8 @@ def finish(
     summary |= {"lost": len(lost), "cut": sum(not line["ended"] for line in lines()), **identity}
     if lost:
         summary["headline"] += f" ({len(lost):,} lost: their images cannot be read)"
+    if summary.get("left_out"):
+        summary["headline"] += f" ({summary['left_out']:,} records left out: they fail checks)"
     if ways.task == ACTIONS:
         text = action_page(title, summary, lines, lambda line: ways.records[line["index"]])
     else:
@@ -102,7 +104,8 @@ def _scored(made: Evaluation, way: str, lost: Collection[int], tokenizer: str) -
                 f"the images of all {made.ways.count:,} cannot be read, as warned above; mend "
                 "them, and the same command asks again"
             )
-        scores = score(_named(draft, path), tokenizer)
+        # Of controls EM is compared.
+        scores = score(_named(draft, path), tokenizer, with_meteor=way == AS_THEY_ARE)
         write_scored(draft, scores, path)
     finally:
         draft.unlink(missing_ok=True)

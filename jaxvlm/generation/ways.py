@@ -14,7 +14,8 @@ from jaxvlm.generation.controls import other_scenes
 from jaxvlm.shares import Share
 
 ANSWERS, ACTIONS = "answers", "actions"
-AS_THEY_ARE, NO_IMAGE, OTHER_IMAGES, NO_GEOMETRY = "", "no_image", "other_images", "no_geometry"
+WAYS = AS_THEY_ARE, NO_IMAGE, OTHER_IMAGES, NO_GEOMETRY = (
+    "", "no_image", "other_images", "no_geometry")  # fmt: skip
 
 
 class Places(NamedTuple):

@@ -1,5 +1,6 @@
 """Which weights a user means: a run's, or imported ones."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from jaxvlm.config import load
 from jaxvlm.config_checks import check
 from jaxvlm.errors import UserError
+from jaxvlm.files import cache_folder
 from jaxvlm.generation.restore import (
     Answerer,
     imported_answerer,
@@ -79,10 +81,11 @@ class Chosen(NamedTuple):
         Args:
           image_sets: gives those that will be shown, for a cache of features.
         """
-        # Imported weights have no run.
-        place = self.workdir or self.config.model.language.weights
-        if place is not None:
-            keep_compiled(Path(place))
+        # Imported weights have no run, and may be everybody's.
+        place = self.workdir or cache_folder()
+        with contextlib.suppress(OSError):
+            place.mkdir(parents=True, exist_ok=True)
+        keep_compiled(place)
         if self.folder is None:
             made = imported_answerer(self.config)
         else:

@@ -84,8 +84,10 @@ def sentence_scores(
 
     # Without a word in any reference there are no document frequencies.
     words = any(map(any, references.values()))
+    # Nothing is not like nothing: of texts in other letters cleaning leaves none.
+    said = [bool(texts[0]) for texts in predicted.values()]
     return {
-        "rouge_l": np.asarray(Rouge().compute_score(references, predicted)[1]),
+        "rouge_l": np.where(said, Rouge().compute_score(references, predicted)[1], 0.0),
         "cider": np.asarray(Cider().compute_score(references, predicted)[1])
         if words
         else np.zeros(len(predicted)),

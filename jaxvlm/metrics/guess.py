@@ -3,6 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from jaxtyping import Bool
+
 from jaxvlm.metrics.answers import em, plain
 
 
@@ -13,37 +16,43 @@ class QuestionOnlyGuess:
         """Counts answers; `examples` are `(question, kind, answer)` of the training set."""
         by_question: dict[str, Counter] = defaultdict(Counter)
         by_kind: dict[str, Counter] = defaultdict(Counter)
+        everything: Counter = Counter()
         for question, kind, answer in examples:
+            everything[plain(answer)] += 1
             by_question[plain(question)][plain(answer)] += 1
             by_kind[kind][plain(answer)] += 1
         self._by_question = {q: _majority(c) for q, c in by_question.items()}
         self._by_kind = {k: _majority(c) for k, c in by_kind.items()}
+        self._of_all = _majority(everything) if everything else ""
 
     def from_text(self, question: str, kind: str) -> str:
         """The majority answer to this very question, else to its kind."""
         return self._by_question.get(plain(question), self.from_kind(kind))
 
     def from_kind(self, kind: str) -> str:
-        """The majority answer to questions of this kind."""
-        return self._by_kind.get(kind, "")
+        """The majority answer to questions of this kind, of a kind that is not known to all."""
+        return self._by_kind.get(kind, self._of_all)
 
-    def accuracy(self, questions: Iterable[tuple[str, str, Sequence[str]]]) -> dict[str, float]:
-        """EM by kind of the better of the two guesses.
+    def right(self, questions: Iterable[tuple[str, str, Sequence[str]]]) -> Bool[np.ndarray, "N"]:
+        """Whether the better of the two guesses for each kind is right, question by question.
 
         Args:
           questions: `(question, kind, references)`.
 
         Returns:
-          For every kind the higher of both guesses' fractions: no single rule does better.
+          bool[N]; which guess is better is taken from the references: no single rule does better.
         """
-        right: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
+        kinds, pairs = [], []
         for question, kind, references in questions:
-            text = em(self.from_text(question, kind), references)
-            right[kind].append((text, em(self.from_kind(kind), references)))
-        return {
-            kind: max(sum(column) / len(pairs) for column in zip(*pairs, strict=True))
-            for kind, pairs in right.items()
-        }
+            kinds.append(kind)
+            guesses = self.from_text(question, kind), self.from_kind(kind)
+            pairs.append([em(guess, references) for guess in guesses])
+        both = np.array(pairs, bool).reshape(-1, 2)
+        totals = {kind: np.zeros(2, int) for kind in kinds}
+        for kind, pair in zip(kinds, both, strict=True):
+            totals[kind] += pair
+        better = np.array([totals[kind].argmax() for kind in kinds], int)
+        return both[np.arange(len(both)), better]
 
 
 def _majority(counts: Counter) -> str:

@@ -25,7 +25,7 @@ def check_ids(path: Path, known: Mapping[str, Mapping]) -> None:
     seen: dict[str, str] = {}
     strange, lacking = [], dict.fromkeys(known)
     for line in read_lines(path, known, strict=False):
-        key = str(line.get("question_id") or "")
+        key = "" if line.get("question_id") is None else str(line["question_id"])
         if not key:
             raise UserError(f"{line['origin']}: no question_id, by which --data would know it")
         if key in seen:

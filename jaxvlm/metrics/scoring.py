@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from jaxvlm.console import say
 from jaxvlm.metrics.actions import ACTION_VALUES, MEDIANS, is_action
 from jaxvlm.metrics.captions import (
     BLEU_COUNTS,
@@ -24,7 +25,7 @@ from jaxvlm.metrics.captions import (
     tokenized,
 )
 from jaxvlm.metrics.intervals import by_scene, intervals
-from jaxvlm.metrics.tasks import measured
+from jaxvlm.metrics.tasks import measured, measured_tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +73,13 @@ def without_values(line: Mapping) -> dict:
     return {name: value for name, value in line.items() if name not in _VALUES}
 
 
-def score(lines: Iterable[Mapping], tokenizer: str = "plain") -> Scores:
+def score(lines: Iterable[Mapping], tokenizer: str = "plain", with_meteor: bool = True) -> Scores:
     """Scores predictions.
 
     Args:
       lines: as `read_lines` gives them, gone through once.
       tokenizer: "plain" or "ptb".
+      with_meteor: where there is Java, which takes seconds to start.
 
     Raises:
       UserError: a tokeniser that cannot run, or a measure that fails.
@@ -96,6 +98,9 @@ def score(lines: Iterable[Mapping], tokenizer: str = "plain") -> Scores:
         tasks.append(line["task"])
         kinds.append(line["kind"])
         scenes.append(line["scene_id"] or f"line {number}")
+    for task in sorted(measured_tasks() - set(tasks)):
+        there = ", ".join(sorted(filter(None, set(tasks)))) or "none is named"
+        say(f"warning: no line is of the task {task!r} that is measured; {there}", warns=True)
     values = {name: np.full(len(tasks), np.nan) for name in columns}
     for name, column in columns.items():
         values[name][: len(column)] = column
@@ -104,7 +109,7 @@ def score(lines: Iterable[Mapping], tokenizer: str = "plain") -> Scores:
         words = tokenized(predicted, references, tokenizer)
         counts[sentences] = bleu_counts(*words)
         each_has = sentence_scores(*words)
-        if (found := meteor_counts(*words)) is not None:
+        if with_meteor and (found := meteor_counts(*words)) is not None:
             matches[sentences] = found
             each_has["meteor"] = meteor(found)
         for name, each in each_has.items():
@@ -132,15 +137,17 @@ def summarize(scores: Scores) -> dict:
 
 def _by(scores: Scores, groups: Sequence[str]) -> Iterator[tuple[str, Scores]]:
     """The lines of each group by themselves."""
-    for group in np.unique(np.asarray(groups)):
-        lines = np.flatnonzero(np.asarray(groups) == group)
+    found: dict[str, list[int]] = {}
+    for line, group in enumerate(groups):
+        found.setdefault(group, []).append(line)
+    for group, lines in sorted(found.items()):
         texts = {
             name: [getattr(scores, name)[line] for line in lines]
             for name in ("tasks", "kinds", "scenes")
         }
         values = {name: each[lines] for name, each in scores.values.items()}
         counts = {"bleu": scores.bleu[lines], "meteor": scores.meteor[lines]}
-        yield str(group), dataclasses.replace(scores, values=values, **counts, **texts)
+        yield group, dataclasses.replace(scores, values=values, **counts, **texts)
 
 
 def _drawn(scores: Scores) -> dict:

@@ -22,8 +22,6 @@ CONTROLS = {
     "question_only": "for each kind, the better of the majority answer to that very question and "
     "to its kind in the training set",
 }
-# Task, kind, text and references of a question.
-Asked = tuple[str, str, str, Sequence[str]]
 _FIGURES = {"em": "EM", "em_r": "EM-R", "exact_match": "exact", "partial_match": "partial"}
 
 
@@ -79,27 +77,25 @@ def with_controls(
       The summary, behind `headline`, what it says in a line; `controls` has a fraction for each
       control, None for one that was not run.
     """
-    asked = [(n["task"], n["kind"], n["question"], n["references"]) for n in lines] if guess else []
+    fields = ("task", "kind", "question", "references")
+    asked = [{name: line[name] for name in fields} for line in lines] if guess else []
+    right = guess.right((n["question"], n["kind"], n["references"]) for n in asked) if guess else []
 
-    def controls_of(figures: Mapping[str, Mapping], chosen: Iterable[Asked]) -> dict:
+    def controls_of(figures: Mapping[str, Mapping], part: str = "", name: str = "") -> dict:
         found = {way: each["em"] for way, each in figures.items() if "em" in each}
-        return _all(found | ({"question_only": _guessed(guess, chosen)} if guess else {}))
+        if guess:
+            some = [r for r, n in zip(right, asked, strict=True) if not part or n[part] == name]
+            found["question_only"] = float(np.mean(some))
+        return _all(found)
 
     parts: dict[str, dict] = {}
-    for part, place in (("tasks", 0), ("kinds", 1)):
+    for part, field in (("tasks", "task"), ("kinds", "kind")):
         for name, figures in summary.get(part, {}).items():
             same = {way: own.get(part, {}).get(name, {}) for way, own in answered.items()}
-            controls = controls_of(same, (each for each in asked if each[place] == name))
+            controls = controls_of(same, field, name)
             parts.setdefault(part, {})[name] = figures | {"controls": controls}
-    controls = controls_of(answered, asked)
+    controls = controls_of(answered)
     return {"headline": headline(summary["em"], controls), **summary, "controls": controls, **parts}
-
-
-def _guessed(guess: QuestionOnlyGuess, asked: Iterable[Asked]) -> float:
-    """The EM of the guess."""
-    asked = list(asked)
-    by_kind = guess.accuracy((question, kind, refs) for _, kind, question, refs in asked)
-    return sum(by_kind[kind] for _, kind, _, _ in asked) / len(asked)
 
 
 def headline(em: float, controls: Mapping[str, float | None]) -> str:
@@ -119,7 +115,7 @@ def table(summary: Mapping) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
             *(percent(figures[name]) for name in _FIGURES),
             *(percent(figures["controls"][name]) for name in run),
         )
-        for kind, figures in {**summary["kinds"], **_by_task(summary), "all": summary}.items()
+        for kind, figures in [*summary["kinds"].items(), *_by_task(summary), ("all", summary)]
     ]
     return columns, rows
 
@@ -129,12 +125,13 @@ def figure_tables(summary: Mapping) -> list[tuple[str, list[tuple[str, str, str]
     words = {"tokenizer": summary["tokenizer"]}
     return [
         (figures_title(each, of), sentence_rows(each | words))
-        for of, each in {"": summary, **_by_task(summary)}.items()
+        for of, each in [("", summary), *_by_task(summary)]
     ]
 
 
-def _by_task(summary: Mapping) -> dict[str, Mapping]:
-    return {f"all of {task}": figures for task, figures in summary.get("tasks", {}).items()}
+def _by_task(summary: Mapping) -> list[tuple[str, Mapping]]:
+    tasks = summary.get("tasks", {}).items()
+    return [(f"all of {task}" if task else "all without task", figures) for task, figures in tasks]
 
 
 def sentence_rows(summary: Mapping) -> list[tuple[str, str, str]]:

@@ -42,6 +42,11 @@ def register(*tasks: str) -> Callable[[Measure], Measure]:
     return add
 
 
+def measured_tasks() -> set[str]:
+    """The tasks that have measures of their own."""
+    return {task for task, measures in _measures.items() if measures}
+
+
 def answers(line: Mapping) -> dict[str, bool]:
     """Whether a line's prediction is right, as the original and as the field count."""
     given = line["prediction"], line["references"]

@@ -1,6 +1,7 @@
 """An evaluation that breaks off and goes on, in one process and in several."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -130,6 +131,12 @@ def test_four_devices_give_the_same_lines(finished_run, whole, tmp_path, python)
         assert lines(tmp_path / name) == lines(whole / name)
 
 
+def test_processes_share_what_is_asked_without_images(finished_run, tmp_path):
+    evaluate.main(command(finished_run, tmp_path, "--shard", "1/2"))
+    (part,) = tmp_path.glob("parts-*/1")
+    assert [len(lines(part / name)) for name in FILES] == [3, 3, 3]
+
+
 def test_lines_of_a_process_that_is_gone_count_for_another_number(finished_run, whole, tmp_path):
     evaluate.main(command(finished_run, tmp_path, "--shard", "1/2"))
     (part,) = tmp_path.glob("parts-*/1/predictions.jsonl")
@@ -188,6 +195,7 @@ def test_answers_to_other_files_are_not_replaced(finished_run, tmp_path, finishe
         lines_of = [json.loads(line) for line in shared.read_text().splitlines()]
         for line in lines_of:
             line["images"] = [str(shared.parent / image) for image in line["images"]]
+            line["scene_id"] += Path(path).stem
         Path(path).write_text("".join(json.dumps(line) + "\n" for line in lines_of))
     output = tmp_path / "out"
     if finished:
@@ -201,6 +209,9 @@ def test_answers_to_other_files_are_not_replaced(finished_run, tmp_path, finishe
     with pytest.raises(UserError, match=r"holds the evaluation of .*own\.jsonl; give another"):
         evaluate.main(command(finished_run, output, "--data", other))
     assert (output / FILES[0]).read_text() == stood
+    # The same file may have moved, and another may have its name.
+    evaluate.main(command(finished_run, output, "--data", shutil.move(own, tmp_path)))
+    assert json.loads((output / "summary.json").read_text())["count"] == 6
 
 
 def test_a_process_that_never_comes_is_told(finished_run, tmp_path, monkeypatch):
@@ -212,6 +223,11 @@ def test_a_process_that_never_comes_is_told(finished_run, tmp_path, monkeypatch)
 def test_lines_of_another_checkpoint_are_dropped(finished_run, tmp_path):
     evaluate.main(command(finished_run / "checkpoints" / "40", tmp_path, "--shard", "1/2"))
     (tmp_path / "predictions.jsonl").write_text('{"index": 0, "prediction": "of another one"}\n')
+    with pytest.raises(
+        UserError, match=r"holds predictions\.jsonl, which no evaluation has written"
+    ):
+        evaluate.main(command(finished_run, tmp_path))
+    (tmp_path / "identity").write_text("of another one")
     evaluate.main(command(finished_run, tmp_path))
     assert "of another one" not in (tmp_path / "predictions.jsonl").read_text()
     assert [line["index"] for line in lines(tmp_path / "predictions.jsonl")] == list(range(6))
@@ -274,6 +290,16 @@ def test_answers_that_are_gone_are_missed(finished_run, tmp_path, monkeypatch):
     monkeypatch.setattr(Evaluation, "answer", answer_all)
     evaluate.main(command(finished_run, tmp_path))
     assert [line["index"] for line in lines(tmp_path / "predictions.jsonl")] == list(range(6))
+
+
+def test_answers_that_are_gone_are_asked_again(finished_run, whole, tmp_path):
+    """Though the summary stands."""
+    evaluate.main(command(finished_run, tmp_path))
+    (tmp_path / FILES[1]).unlink()
+    (tmp_path / FILES[0]).write_text((tmp_path / FILES[0]).read_text().splitlines(True)[0])
+    evaluate.main(command(finished_run, tmp_path))
+    for name in FILES:
+        assert lines(tmp_path / name) == lines(whole / name)
 
 
 def test_fewer_questions_keep_the_answers(finished_run, whole, tmp_path, monkeypatch):

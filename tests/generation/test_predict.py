@@ -62,6 +62,7 @@ def test_records_without_references_are_answered(call, finished_run, colours, tm
     assert said["scene_id"] == said["predicted_action"]["scene"] == "s9"
     assert language.parse(said["prediction"])["action"] == "place_anchor"
     assert lines[0]["raw_prediction"] == lines[0]["prediction"]
+    assert lines[0]["record"] == f"{tmp_path / 'part0.json'}:1 (item 0)"
 
 
 def test_an_answer_has_no_more_tokens_than_it_may(call, finished_run, colours, tmp_path):
@@ -98,6 +99,16 @@ def test_killed_the_same_command_goes_on(call, finished_run, colours, tmp_path, 
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["prediction"] for line in lines] == list(tiny.COLOURS)
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_records_are_not_written_over(call, finished_run, colours, tmp_path):
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text(colours.read_text())
+    for image in colours.parent.glob("*.png"):
+        (tmp_path / image.name).symlink_to(image)
+    code, said = call("--checkpoint", finished_run, "--data", mine, "--output", mine)
+    assert code == 2 and "is one of the files of --data" in said
+    assert mine.read_text() == colours.read_text()
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,7 @@ def test_answers_without_a_latin_letter_are_scored(tmp_path):
     path.write_text("".join(f'{{"prediction": "{t}", "reference": "{t}"}}\n' for t in texts))
     found = score_file(path, tmp_path / "o", "plain")
     assert (found["exact_match"], found["cider"], found["count"]) == (1, 0, 3)
+    assert found["rouge_l"] == 0
 
 
 def test_a_scored_file_is_scored_anew(tmp_path):
@@ -289,9 +290,9 @@ def test_a_task_gets_a_measure_of_its_own(tmp_path, monkeypatch, capsys):
     example.write_text(tasks.__doc__.split("registered for it:\n\n")[1].split("\n\nIts")[0]
                        .replace("\n    ", "\n").strip())  # fmt: skip
     lines = [
+        {"prediction": "red", "reference": "red", "task": "scanqa", "scene_id": "c"},
         {"prediction": "3", "reference": "5", "task": "counting", "scene_id": "a"},
         {"prediction": "4", "reference": "4", "task": "counting", "scene_id": "b"},
-        {"prediction": "red", "reference": "red", "task": "scanqa", "scene_id": "c"},
     ]
     path = write(tmp_path / "a.jsonl", lines)
     flags = ["--predictions", str(path), "--metrics", str(example)]
@@ -301,15 +302,17 @@ def test_a_task_gets_a_measure_of_its_own(tmp_path, monkeypatch, capsys):
     assert summary["off_by"] == 1.0 and summary["tasks"]["counting"]["off_by"] == 1.0
     assert "off_by" not in summary["tasks"]["scanqa"]
     assert "off_by" in capsys.readouterr().out
+    scored = (tmp_path / "a" / "scored.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("off_by") for line in scored] == [None, 2, 0]
     # An ordinary answer has no such value.
-    lines[0]["prediction"] = "three"
+    lines[1]["prediction"] = "three"
     assert score_file(write(path, lines), tmp_path / "a", "plain")["off_by"] == 0
     tasks.register("counting")(lambda line: {"share": float("inf")})
     with pytest.raises(UserError, match=r"share is inf; give None where there is no value"):
         score_file(path, tmp_path / "a", "plain")
     tasks._measures["counting"].pop()
     tasks.register("counting")(lambda line: {"length": len(line["no such field"])})
-    with pytest.raises(UserError, match=r"a.jsonl:1: the measure .* 'three': KeyError"):
+    with pytest.raises(UserError, match=r"a.jsonl:2: the measure .* 'three': KeyError"):
         score_file(path, tmp_path / "a", "plain")
 
 

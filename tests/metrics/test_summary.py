@@ -12,7 +12,7 @@ from jaxvlm.metrics.guess import QuestionOnlyGuess
 from jaxvlm.metrics.lines import read_lines
 from jaxvlm.metrics.report import page
 from jaxvlm.metrics.scoring import score, summarize
-from jaxvlm.metrics.summary import line_of, table, with_controls
+from jaxvlm.metrics.summary import figure_tables, line_of, table, with_controls
 
 
 def record(question, answers, kind="colour", **more):
@@ -73,6 +73,34 @@ def test_a_summary_counted_by_hand(answered):
                        "question only")  # fmt: skip
     assert rows[0] == ("colour", "2", "50.0%", "100.0%", "50.0%", "100.0%", "50.0%", "50.0%")
     assert rows[-1] == ("all", "4", "50.0%", "75.0%", "50.0%", "75.0%", "50.0%", "75.0%")
+
+
+def test_data_sets_have_figures_controls_and_intervals_of_their_own(tmp_path):
+    """Kinds may be the same; the guess for one is better by its text here, by its kind there."""
+    first = [record(f"q{n}", [str(n)], "what", task="first", scene_id=f"a{n}") for n in range(3)]
+    second = [
+        record(f"r{n}", ["two"], "what", task="second", scene_id=f"b{n % 2}") for n in range(2)
+    ]
+    records = [*first, *second]
+    lines, own = lines_of(records, ["0", "1", "2", "two", "x"], tmp_path / "lines.jsonl")
+    _, other = lines_of(records, ["0", "x", "x", "x", "x"], tmp_path / "other.jsonl")
+    training = [*((f"q{n}", "what", str(n)) for n in range(3)), *[("q", "what", "x")] * 2]
+    summary = with_controls(own, {"other_images": other}, QuestionOnlyGuess(training), lines)
+    one, two = (summary["tasks"][name] for name in ("first", "second"))
+    assert (one["em"], two["em"], one["scenes"], two["scenes"]) == (1, 0.5, 3, 2)
+    assert (one["intervals"]["em"], two["intervals"]["em"]) == ((1, 1), (0, 1))
+    assert summary["intervals"]["em"] == (0.4, 1)
+    assert one["controls"]["other_images"] == pytest.approx(1 / 3)
+    # By the text all of the first are known, and none of the second.
+    assert one["controls"]["question_only"] == 1 and two["controls"]["question_only"] == 0
+    assert summary["controls"]["question_only"] == pytest.approx(3 / 5)
+    _, rows = table(summary)
+    assert [row[0] for row in rows] == ["what", "all of first", "all of second", "all"]
+    titles = [title for title, _ in figure_tables(summary)]
+    assert titles[1].startswith("All figures, all of first (3 scenes")
+    values = [dict(row[:2] for row in rows)["EM"] for _, rows in figure_tables(summary)]
+    assert values == ["80.0", "100.0", "50.0"]
+    assert "all of second" in page("t", summary, lambda: lines)
 
 
 def test_the_total_weighs_questions_not_kinds(tmp_path):
