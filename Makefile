@@ -42,6 +42,7 @@ bench-gpu: $(VENV)/.gpu
 	$(PY) scripts/bench/vggt.py --output $(RECORD)-vggt-gpu.json
 	$(PY) scripts/bench/train_step.py --size 4b --views 1,8 --per_set 1,8 --remat none,dots,full --compiled --output $(RECORD)-train-step-gpu.json
 	$(PY) scripts/bench/generate.py --size 4b --output $(RECORD)-generate-gpu.json
+	$(PY) scripts/bench/generate.py --size 4b --batches 16,64 --ragged --output $(RECORD)-generate-ragged-gpu.json
 	$(PY) scripts/bench/constrain.py --size 4b --output $(RECORD)-constrain-gpu.json
 
 lint: $(VENV)/.test
