@@ -120,8 +120,8 @@ class Evaluation:
             if not self._stands():
                 stand = self._predictions()
                 if stand:
-                    say(f"the answers in {self.output} are of other weights or settings; they are "
-                        "replaced")  # fmt: skip
+                    say(f"the answers in {self.output} are of other weights, settings or records; "
+                        "they are replaced")  # fmt: skip
                 for path in stand:
                     path.unlink()
                 for folder in set(self.output.glob("parts-*")) - {self._parts}:

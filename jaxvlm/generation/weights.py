@@ -30,7 +30,7 @@ _DECIDING = ("model/", "text/", "precision", "seed", "evaluation/max_new_tokens"
              "evaluation/sampling/", "evaluation/features",
              "evaluation/constrain_actions", "data/image_size", "data/image_height",
              "data/resize", "data/jpeg_draft", "data/num_views", "data/blind",
-             "data/geometry_convention", "data/on_bad_record", "data/features/")  # fmt: skip
+             "data/geometry_convention", "data/features/")  # fmt: skip
 # With a configuration file beside a run, it says these; the rest is the run's.
 _GIVEN = ("data", "evaluation", "precision")
 # Where the original keeps whole weights, in its own order; then any file of these kinds.

@@ -302,6 +302,22 @@ def test_answers_that_are_gone_are_asked_again(finished_run, whole, tmp_path):
         assert lines(tmp_path / name) == lines(whole / name)
 
 
+def test_records_that_a_check_leaves_out_are_counted(finished_run, tmp_path):
+    shared = Path(command_files(finished_run)[0])
+    records = [json.loads(line) for line in shared.read_text().splitlines()]
+    for record in records:
+        record["images"] = [str(shared.parent / image) for image in record["images"]]
+    records[2]["images"] = [str(tmp_path / "broken.png")]
+    (tmp_path / "broken.png").write_text("no image")
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    flags = command(finished_run, tmp_path / "out", "--data", tmp_path / "a.jsonl")
+    flags.overrides = ["data.on_bad_record=skip"]
+    evaluate.main(flags)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["count"], summary["left_out"], summary["lost"]) == (5, 1, 0)
+    assert summary["headline"].endswith("(1 records left out: they fail checks)")
+
+
 def test_fewer_questions_keep_the_answers(finished_run, whole, tmp_path, monkeypatch):
     """Another limit, no controls: what stands is of the same questions."""
     evaluate.main(command(finished_run, tmp_path, "--limit", "2"))

@@ -304,6 +304,11 @@ def test_a_task_gets_a_measure_of_its_own(tmp_path, monkeypatch, capsys):
     assert "off_by" in capsys.readouterr().out
     scored = (tmp_path / "a" / "scored.jsonl").read_text().splitlines()
     assert [json.loads(line).get("off_by") for line in scored] == [None, 2, 0]
+    assert "no line is of the task" not in capsys.readouterr().err
+    tasks.register("countin")(lambda line: {"lost": 1})
+    score_file(path, tmp_path / "a", "plain")
+    assert "'countin' that is measured; counting, scanqa" in capsys.readouterr().err
+    tasks._measures.pop("countin")
     # An ordinary answer has no such value.
     lines[1]["prediction"] = "three"
     assert score_file(write(path, lines), tmp_path / "a", "plain")["off_by"] == 0
