@@ -69,7 +69,11 @@ def finish(
         way: {figure: differences(kept[way], kept[AS_THEY_ARE])[figure]} for way in summaries
     }
     # Whose text was cut off at evaluation.max_new_tokens.
-    summary |= {"lost": len(lost), "cut": sum(not line["ended"] for line in lines()), **identity}
+    summary |= {
+        "lost": len(lost),
+        "cut": sum(not line.get("ended", True) for line in lines()),
+        **identity,
+    }
     if lost:
         summary["headline"] += f" ({len(lost):,} lost: their images cannot be read)"
     if summary.get("left_out"):

@@ -52,7 +52,7 @@ class Place(NamedTuple):
 
 
 def places(path: Path, start: int = 0) -> Iterator[Place]:
-    """Those of a file's whole lines; what a killed process left of one is none.
+    """Those of a file's whole lines that are any; what a killed process left of one is none.
 
     Args:
       path: of the file, which need not be there.
@@ -63,15 +63,16 @@ def places(path: Path, start: int = 0) -> Iterator[Place]:
     with path.open("rb") as file:
         file.seek(start)
         for text in file:
+            if not text.endswith(b"\n"):
+                return
             end = start + len(text)
             try:
-                line = json.loads(text) if text.endswith(b"\n") else {}
+                line = json.loads(text)
                 index, lost = line["index"], "lost" in line
             except (ValueError, KeyError, TypeError):
-                return
-            if not isinstance(index, int):
-                return
-            yield Place(index, start, end, lost)
+                index = None
+            if isinstance(index, int) and index >= 0:
+                yield Place(index, start, end, lost)
             start = end
 
 

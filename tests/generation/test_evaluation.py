@@ -296,7 +296,10 @@ def test_answers_that_are_gone_are_asked_again(finished_run, whole, tmp_path):
     """Though the summary stands."""
     evaluate.main(command(finished_run, tmp_path))
     (tmp_path / FILES[1]).unlink()
-    (tmp_path / FILES[0]).write_text((tmp_path / FILES[0]).read_text().splitlines(True)[0])
+    stood = (tmp_path / FILES[0]).read_text().splitlines(True)
+    # Somebody has edited it, too: what stands behind a broken line stands.
+    edited = [stood[0], '{"index": 1, "predic\n', stood[2], '{"index": -1, "prediction": "x"}\n']
+    (tmp_path / FILES[0]).write_text("".join(edited))
     evaluate.main(command(finished_run, tmp_path))
     for name in FILES:
         assert lines(tmp_path / name) == lines(whole / name)
