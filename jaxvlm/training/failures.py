@@ -15,8 +15,9 @@ from jaxvlm.errors import UserError, first_line
 from jaxvlm.training.leaving import leave
 
 _KEY, _ALIVE = "jaxvlm/failure", "jaxvlm/alive/"
-# Of those after which JAX ends all (processes.py), most.
-_SILENT_SECONDS = 24
+# Less than half of JAX's own (processes.py): a process is heard twice in that time, and all may end
+# when half of it has passed.
+_SILENT_SECONDS = 14
 _SECONDS_APART = 1.0
 # How long the coordinator stays: the others, who ask it every second, are killed when it leaves.
 _LINGER_SECONDS = 5.0
@@ -106,8 +107,9 @@ class Failures:
                 self._told.add(key)
                 print(
                     f"warning: nothing was heard of process {key.rpartition('/')[2]} for "
-                    f"{now - since:.0f} seconds: it was killed, suspended or cut off; all end "
-                    "soon, and the same commands go on from the newest checkpoint",
+                    f"{now - since:.0f} seconds: it was killed, suspended or cut off; unless it "
+                    "comes back all end soon, and the same commands go on from the newest "
+                    "checkpoint",
                     file=sys.stderr,
                     flush=True,
                 )
