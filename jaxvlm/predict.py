@@ -101,8 +101,12 @@ def main(flags: argparse.Namespace) -> None:
     for why in lost[:_NAMED]:
         say(f"warning: left out: {why}", warns=True)
     missing = len(lost) + sum(source.left_out for source in sources)
-    print(f"{flags.output}: {count - len(lost):,} answers"
-          + (f", {missing:,} left out" if missing else ""))  # fmt: skip
+    _say_written(flags.output, count - len(lost), missing, files)
+
+
+def _say_written(output: Path, answers: int, missing: int, files: list[Path]) -> None:
+    """Prints how much was answered, and the first of several files."""
+    print(f"{output}: {answers:,} answers" + (f", {missing:,} left out" if missing else ""))
     for path in files[:_NAMED]:
         print(path)
     if len(files) > _NAMED:
