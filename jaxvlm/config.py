@@ -130,9 +130,12 @@ def default() -> ConfigDict:
                 "held_out": 0.0,
                 # False gives one sample a row, for looking into things.
                 "pack": True,
-                # Capacities of a packed row: tokens, image sets, labels.
+                # Capacities of a packed row: tokens, image sets, views of all its sets together
+                # (0: as many as they can have), labels. VGGT sees so many views of every row, be
+                # they there or not; cached features know no such limit.
                 "row_length": 4096,
                 "row_sets": 3,
+                "row_views": 0,
                 "row_labels": 256,
                 "questions_per_set": 10,
                 # Worker processes that read images; 0 reads in threads. Cached features are always

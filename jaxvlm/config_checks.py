@@ -17,6 +17,7 @@ _AT_LEAST = {
     "data.features.variants": 1,
     "data.row_length": 8,
     "data.row_sets": 1,
+    "data.row_views": 0,
     "data.row_labels": 1,
     "data.questions_per_set": 1,
     "data.num_workers": 0,
@@ -108,6 +109,11 @@ def check(config) -> None:
         )
     if config.data.view_dropout == 1:
         raise UserError("data.view_dropout=1 would leave out every view")
+    if 0 < config.data.row_views < config.data.num_views:
+        raise UserError(
+            f"data.row_views={config.data.row_views}: a row holds a whole image set, so expected "
+            f"at least {config.data.num_views} (data.num_views), or 0 for no limit"
+        )
     patch = config.model.vision.patch_size
     for name in ("image_size", "image_height"):
         if config.data[name] % patch:

@@ -200,6 +200,11 @@ def test_defaults_are_possible_and_their_own():
         ("data.row_length=7", "data.row_length=7: expected at least 8"),
         ("data.row_length=511", "data.row_length=511 is shorter than text.max_length=512"),
         ("data.row_sets=0", "data.row_sets=0"),
+        (
+            "data.row_views=7",
+            "a row holds a whole image set, so expected at least 8",
+        ),
+        ("data.row_views=-1", "data.row_views=-1: expected at least 0"),
         ("data.row_labels=0", "data.row_labels=0"),
         ("data.questions_per_set=0", "data.questions_per_set=0"),
         ("data.num_workers=-1", "data.num_workers=-1"),

@@ -136,7 +136,7 @@ Image.new("RGB", (20, 20)).save(path)
 tokenizer = load_tokenizer("jaxvlm:rooms")
 records = [parse_record({{"images": [path], "question": "Where?", "answer": "left"}}, "o")]
 samples, _ = tokenize(records, tokenizer, "plain", 60, 4)
-build = RowBuilder(records, samples, Capacity(60, 1, 10, 1), VisualLayout("none", 0, 4),
+build = RowBuilder(records, samples, Capacity(60, 1, 1, 10, 1), VisualLayout("none", 0, 4),
                    ImageReader(framing=Framing(14, 14), views=1), tokenizer.placeholder_id,
                    tokenizer.pad_id, [0])
 row = build.batch([[Group((0,), (0,))]])

@@ -1,8 +1,8 @@
 """Packing: an epoch's samples in as few rows as they fill, each image set in as few as it needs.
 
 Of every image set at most `questions_per_set` samples stand in a row, which are shown the same
-views. The number of rows follows from the tokens, labels and image sets there are; every set is
-given to the rows that hold least, and its samples go to the emptiest of its rows. So rows are
+views. The number of rows follows from the tokens, labels, image sets and views there are; every set
+is given to the rows that hold least, and its samples go to the emptiest of its rows. So rows are
 filled alike and none is left half empty, as with packing one row after the other.
 """
 
@@ -32,12 +32,14 @@ class Capacity:
     Attributes:
       tokens: T, the row's length.
       sets: S, image sets a row.
+      views: X, views a row, of all its image sets together.
       labels: L, label tokens a row.
       questions_per_set: questions of one image set a row.
     """
 
     tokens: int
     sets: int
+    views: int
     labels: int
     questions_per_set: int
 
@@ -174,15 +176,18 @@ class Packer:
         places = [self.places(members) for members in waiting.values()]
         sizes = [self.sizes[index] for members in waiting.values() for index in members]
         # Which views will be shown is not known yet; those of one draw are as many on average.
+        shown = [len(self.views(self.samples[m[0]], rng)) for m in waiting.values()]
         visual = sum(
-            len(members) * self.visual(members[0], len(self.views(self.samples[members[0]], rng)))
-            for members in waiting.values()
+            len(members) * self.visual(members[0], views)
+            for members, views in zip(waiting.values(), shown, strict=True)
         )
+        views = sum(count * views for count, views in zip(places, shown, strict=True))
         tokens = visual + sum(text for text, _ in sizes)
         labels = sum(count for _, count in sizes)
         return max(
             int(np.ceil(tokens / (fill * capacity.tokens))),
             int(np.ceil(labels / (fill * capacity.labels))),
+            -(-views // capacity.views),
             -(-sum(places) // capacity.sets),
             max(places),
         )
@@ -212,6 +217,7 @@ class _Level:
         self._tokens = np.zeros(self._count)
         self._labels = np.zeros(self._count)
         self._sets = np.zeros(self._count, np.int64)
+        self._views = np.zeros(self._count, np.int64)
         self._noise = rng.random(self._count)
         self._parts: dict[int, list[_Part]] = {}
         noise = dict(zip(waiting, rng.random(len(waiting)), strict=True))
@@ -264,15 +270,22 @@ class _Level:
 
     def _places(self, set_id: int, count: int) -> list[_Part]:
         """The set's places, in the rows that hold least."""
-        load = np.where(self._sets < self._capacity.sets, self._tokens + self._noise, np.inf)
+        free = self._sets < self._capacity.sets
+        drawn = [
+            (self._draw(set_id), int(self._rng.integers(2**31)))
+            for _ in range(min(count, np.count_nonzero(free)))
+        ]
+        if not drawn:
+            return []
+        views = np.array([len(shown) for shown, _ in drawn])
+        free &= self._views + views.max() <= self._capacity.views
+        load = np.where(free, self._tokens + self._noise, np.inf)
         chosen = np.argpartition(load, count - 1)[:count]
         # In an order that does not depend on how the machine sorts.
         chosen = np.sort(chosen[np.isfinite(load[chosen])])
         self._sets[chosen] += 1
-        return [
-            _Part(int(row), self._draw(set_id), int(self._rng.integers(2**31)), [])
-            for row in chosen
-        ]
+        self._views[chosen] += views[: len(chosen)]
+        return [_Part(row, *part, []) for row, part in zip(chosen.tolist(), drawn, strict=False)]
 
     def _spread(self, set_id: int) -> None:
         """Puts each of the set's samples into the emptiest of its rows that can hold it."""

@@ -1,6 +1,7 @@
 """What is read for an image set: its images, or their features out of a cache; and its geometry.
 
-Axes: N image sets (one axis or several), V views, H W pixels, C context tokens, F their width.
+Axes: N image sets (one axis or several), B rows, S image sets a row, X views a row, V views a set,
+H W pixels, C context tokens, F their width.
 """
 
 import abc
@@ -24,7 +25,8 @@ class LostImage(UserError):
 
 Sets = dict[str, np.ndarray]
 _PLAIN = Augment()
-At = int | tuple[int, ...]
+# A set's number among sets, or its row and its number there.
+At = int | tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,12 +49,17 @@ class SetReader(abc.ABC):
     def empty(self, *count: int) -> Sets:
         """Arrays of `count` image sets without views."""
 
+    def empty_rows(self, rows: int, sets: int, views: int) -> Sets:
+        """Arrays of rows for so many image sets, with so many views together, without views."""
+        del views
+        return self.empty(rows, sets)
+
     @abc.abstractmethod
     def read(self, sets: Sets, at: At, record: Record, kept: Sequence[int], seed: int = 0) -> None:
         """Puts a record's image set at a place of `sets`, which is empty there.
 
         Args:
-          sets: of `empty`.
+          sets: of `empty`, or of `empty_rows`, where a row's sets are read one after the other.
           at: the place.
           record: whose images and geometry are shown.
           kept: views that are; they move to the front, behind them stay zeros.
@@ -105,14 +112,25 @@ class ImageReader(SetReader):
         Returns:
           `images uint8[N,V,H,W,3]`, `view_counts int32[N]`, `geometry f32[N,V,37]`.
         """
-        shape = (*count, self.views, self.framing.height, self.framing.width, 3)
-        return {"images": np.zeros(shape, np.uint8), **self._empty_geometry(count)}
+        return {"images": self._black(*count, self.views), **self._empty_geometry(count)}
+
+    def empty_rows(self, rows: int, sets: int, views: int) -> Sets:
+        """Arrays of rows without views.
+
+        Returns:
+          `images uint8[B,X,H,W,3]`, the views of all sets of a row behind each other;
+          `view_counts int32[B,S]`, `geometry f32[B,S,V,37]`.
+        """
+        return {"images": self._black(rows, views), **self._empty_geometry((rows, sets))}
+
+    def _black(self, *count: int) -> np.ndarray:
+        return np.zeros((*count, self.framing.height, self.framing.width, 3), np.uint8)
 
     def read(self, sets: Sets, at: At, record: Record, kept: Sequence[int], seed: int = 0) -> None:
         """See `SetReader.read`."""
         changes = self.augment.draw(seed, len(kept))
         if not self.blind:
-            pixels = sets["images"][at]
+            pixels = self._pixels(sets, at, len(kept))
             try:
                 for slot, (view, change) in enumerate(zip(kept, changes, strict=True)):
                     pixels[slot] = self._image(record, view, change)
@@ -121,6 +139,14 @@ class ImageReader(SetReader):
                 raise
         windows = [change.window for change in changes]
         self._read_geometry(sets, at, record, kept, windows)
+
+    def _pixels(self, sets: Sets, at: At, count: int) -> np.ndarray:
+        """Where the views of a set stand: in a row behind those of the sets before."""
+        if isinstance(at, int):
+            return sets["images"][at][:count]
+        row, number = at
+        first = int(sets["view_counts"][row, :number].sum())
+        return sets["images"][row, first : first + count]
 
     def _image(self, record: Record, view: int, change: Change) -> np.ndarray:
         try:

@@ -95,7 +95,7 @@ class RowBuilder:
         Returns:
           `tokens`, `positions`, `segment_ids`, `visual_index` int32[B,T]; `label_positions`,
           `labels`, `label_sources` int32[B,L], `label_weights` f32[B,L];
-          the reader's arrays with the axes [B,S];
+          the reader's arrays of rows;
           `lost int32[B]`, how many samples of a row were left out;
           with `boxes`, `action_positions`, `action_sets` int32[B,A]: where the tokens `<action>`
           stand, and about which image set; `action_targets f32[B,A,9]`, their boxes in the first
@@ -118,7 +118,7 @@ class RowBuilder:
             "label_sources": np.zeros((count, labels), np.int32),
             "lost": np.zeros(count, np.int32),
             **(self._no_boxes(count) if self.boxes else {}),
-            **self.reader.empty(count, self.capacity.sets),
+            **self.reader.empty_rows(count, self.capacity.sets, self.capacity.views),
         }
         for number, groups in enumerate(rows):
             self._fill(batch, number, groups)

@@ -175,7 +175,8 @@ class BatchView:
     def _pictures(self, row: int, number: int, group: Group) -> list[Image.Image]:
         """The views as they are shown; of cached features, the images they were made from."""
         if "images" in self._batch:
-            pixels = self._batch["images"][row, number, : len(group.views)]
+            first = self._batch["view_counts"][row, :number].sum()
+            pixels = self._batch["images"][row, first : first + len(group.views)]
         else:
             record, reader = self._record(group), self._rows.builder.reader
             pixels = [load_image(record.images[view], reader.framing) for view in group.views]

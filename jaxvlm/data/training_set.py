@@ -37,7 +37,7 @@ class Usage:
       samples: in them.
       tokens: share of the tokens that are real.
       sets: share of the places for image sets that are taken.
-      views: share of the views of these sets.
+      views: share of the places for views that are taken.
     """
 
     rows: int
@@ -84,8 +84,7 @@ class Rows:
             samples=sum(len(group.samples) for group in groups),
             tokens=sum(self.plan.size(group)[0] for group in groups) / (count * capacity.tokens),
             sets=len(groups) / (count * capacity.sets),
-            views=sum(len(group.views) for group in groups)
-            / (len(groups) * self.builder.reader.views),
+            views=sum(len(group.views) for group in groups) / (count * capacity.views),
         )
 
     def _lengths(self, rows: Sequence[Sequence[Group]]) -> tuple[int, int]:
@@ -341,8 +340,11 @@ def _laid_out(
 def row_capacity(data) -> Capacity:
     """What fits into a row, as a `data` section says."""
     if not data.pack:
-        return Capacity(data.row_length, 1, data.row_labels, 1)
-    return Capacity(data.row_length, data.row_sets, data.row_labels, data.questions_per_set)
+        return Capacity(data.row_length, 1, data.num_views, data.row_labels, 1)
+    views = data.row_sets * data.num_views
+    if data.row_views and data.features.folder is None:
+        views = min(views, data.row_views)
+    return Capacity(data.row_length, data.row_sets, views, data.row_labels, data.questions_per_set)
 
 
 def _cached(

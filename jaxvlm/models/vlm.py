@@ -1,7 +1,8 @@
 """The vision-language model: VGGT, Perceiver projector, geometry head and Qwen3 put together.
 
-Axes: B rows, S image sets a row, N image sets, V views, H W pixels, C context tokens, I their
-width, M visual vectors a set (G geometry, then the latents), T tokens, D language width.
+Axes: B rows, S image sets a row, X views a row, N image sets, V views, H W pixels, C context
+tokens, I their width, M visual vectors a set (G geometry, then the latents), T tokens, D language
+width.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from jaxvlm.models.perceiver import Perceiver, PerceiverConfig
 from jaxvlm.models.qwen3 import Qwen3, Qwen3Config
 from jaxvlm.models.vggt.config import VGGTConfig
 from jaxvlm.models.vggt.model import VGGT
+from jaxvlm.models.vggt.seats import seats
 
 # The parts of the model, by which parameters' paths begin; the weights of each can be imported.
 PARTS = ("vision", "projector", "geometry", "language")
@@ -85,6 +87,22 @@ class VLM(nnx.Module):
         """What `features_of` says, of this model's VGGT."""
         return features_of(self.vision, images, view_counts, remat=remat)
 
+    def see_rows(
+        self,
+        images: UInt8[Array, "B X H W 3"],
+        view_counts: Int[Array, "B S"],
+        views: int,
+        *,
+        remat: str = "none",
+    ) -> Float[Array, "B*S C I"]:
+        """The same of the sets of rows, whose views stand behind each other, V at most of a set.
+
+        So views that sets do not have cost nothing; their features are zeros.
+        """
+        taken = seats(view_counts, views, images.shape[1])
+        tokens = self.vision.aggregator(_pixels(images), taken=taken, remat=remat != "none")
+        return _of_sets(taken.spread(tokens))
+
     def project(
         self,
         features: Float[Array, "N C I"],
@@ -132,8 +150,14 @@ def features_of(
     remat: str = "none",
 ) -> Float[Array, "N C I"]:
     """VGGT's last tokens, view after view; those of padded views are meaningless."""
-    pixels = images.astype(jnp.float32) / 255
-    tokens = vision.aggregator(pixels, view_counts, remat=remat != "none")
+    return _of_sets(vision.aggregator(_pixels(images), view_counts, remat=remat != "none"))
+
+
+def _pixels(images: UInt8[Array, "*axes"]) -> Float[Array, "*axes"]:
+    return images.astype(jnp.float32) / 255
+
+
+def _of_sets(tokens: Float[Array, "N V P I"]) -> Float[Array, "N V*P I"]:
     return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from jaxvlm.data.training_set import framing
+from jaxvlm.data.training_set import framing, row_capacity
 from jaxvlm.models.vlm import vlm_config
 from jaxvlm.planning.compiled import StepBytes
 from jaxvlm.planning.inputs import batch_shapes
@@ -162,15 +162,15 @@ def _flops(config) -> tuple[float, float]:
     like = batch_shapes(config, config.train.rows_per_device)
     rows, tokens = like["tokens"].shape
     sets = like["view_counts"].shape[1] * rows
-    views = config.data.num_views
+    views = row_capacity(config.data).views * rows
     length = min(config.text.max_length, tokens)
     full = Work(
         samples=rows * tokens / length,
         tokens=rows * tokens,
         pairs=rows * tokens * (length + 1) / 2,
         sets=sets,
-        views=sets * views,
-        squares=sets * views**2,
+        views=views,
+        squares=views * config.data.num_views,
         labels=like["labels"].size,
     )
     cached = config.data.features.folder is not None

@@ -107,7 +107,7 @@ def batch_shapes(config, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
             "action_weights": (boxes, jnp.float32),
         }
     if data.features.folder is None:
-        pixels = (*sets, data.num_views, frame.height, frame.width, 3)
+        pixels = (rows, limits.views, frame.height, frame.width, 3)
         shapes["images"] = (pixels, jnp.uint8)
     else:
         vision = vlm_config(config.model)

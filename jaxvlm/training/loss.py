@@ -114,17 +114,23 @@ def hidden_states(
     model: VLM, batch: Batch, remat: str = "none", dropout_key: Array | None = None
 ) -> Float[Array, "B T D"]:
     """The last hidden states of a batch, which holds images, or features instead of them."""
-    rows, sets = batch["view_counts"].shape
-    names = ("features", "feature_counts") if "features" in batch else ("images",)
-    per_set = {
-        name: batch[name].reshape(rows * sets, *batch[name].shape[2:])
-        for name in (*names, "view_counts", "geometry")
-    }
-    visual_of = model.project if "features" in batch else model.encode
+    rows, _, views = batch["geometry"].shape[:3]
+
+    def of_sets(name: str) -> Array:
+        return batch[name].reshape(-1, *batch[name].shape[2:])
+
+    counts = of_sets("view_counts")
+    if "features" in batch:
+        features, feature_counts = of_sets("features"), of_sets("feature_counts")
+    else:
+        features = model.see_rows(batch["images"], batch["view_counts"], views, remat=remat)
+        feature_counts = counts * (features.shape[1] // views)
     # Each part draws from keys of its own.
     keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-    visual = visual_of(**per_set, remat=remat, dropout_key=keys[0])
-    visual = visual.reshape(rows, sets * visual.shape[1], visual.shape[2])
+    visual = model.project(
+        features, feature_counts, counts, of_sets("geometry"), remat=remat, dropout_key=keys[0]
+    )
+    visual = visual.reshape(rows, -1, visual.shape[-1])
     x = model.embed(batch["tokens"], batch["visual_index"], visual)
     return model.language(
         x, batch["positions"], batch["segment_ids"], remat=remat, dropout_key=keys[1]

@@ -1,6 +1,7 @@
 """From a configuration to a run that can start: parameters on their devices, data, optimiser."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from jax.sharding import Mesh
 
 from jaxvlm.console import print_table, say
 from jaxvlm.data.sources import source_names
-from jaxvlm.data.training_set import Rows, framing, run_rows
+from jaxvlm.data.training_set import Rows, Usage, framing, run_rows
 from jaxvlm.models.lora import is_adapter
 from jaxvlm.models.vlm import VLMConfig, vlm_config
 from jaxvlm.paths import flatten
@@ -39,6 +40,9 @@ from jaxvlm.training.state import (
 _MANY_EPOCHS = 40
 # Share of real tokens below which a warning is due.
 _EMPTY = 0.6
+# Share of taken places for views below which fewer would do, and how many more than the mean of all
+# rows let sets of all sizes find a place.
+_FEW_VIEWS, _SPARE_VIEWS = 0.8, 1.18
 
 
 @dataclasses.dataclass
@@ -225,15 +229,7 @@ def print_start(run: Run) -> None:
         f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     )
     if config.data.pack:
-        say(
-            f"rows hold {each:.1f} samples: {usage.tokens:.1%} of their tokens are real, "
-            f"{usage.sets:.1%} of their image sets, and {usage.views:.1%} of the views of those"
-        )
-        if usage.tokens < _EMPTY:
-            say(
-                "warning: the rest is computed for nothing. A larger data.row_sets or "
-                "data.questions_per_set, or a smaller data.row_length, fills rows better"
-            )
+        _say_fill(config.data, usage, run.rows.builder.capacity.views)
     if run.validation is not None:
         say(
             f"validation every {config.train.eval_every} updates on "
@@ -243,4 +239,26 @@ def print_start(run: Run) -> None:
         say(
             f"warning: more than {_MANY_EPOCHS} epochs of the same questions; fewer updates "
             "(train.max_steps) or fewer rows in each (train.accumulation) would do"
+        )
+
+
+def _say_fill(data, usage: Usage, places: int) -> None:
+    """How full rows are, which have so many places for views, and what would fill them better."""
+    say(
+        f"rows hold {usage.samples / usage.rows:.1f} samples: {usage.tokens:.1%} of their tokens "
+        f"are real, {usage.sets:.1%} of their places for image sets are taken, and "
+        f"{usage.views:.1%} of those for views"
+    )
+    if usage.tokens < _EMPTY:
+        say(
+            "warning: the rest is computed for nothing. A larger data.row_sets or "
+            "data.questions_per_set, or a smaller data.row_length, fills rows better"
+        )
+    views = usage.views * places
+    fewer = max(math.ceil(views * _SPARE_VIEWS), data.num_views)
+    chosen = data.row_views or data.features.folder
+    if not chosen and usage.views < _FEW_VIEWS and fewer < places:
+        say(
+            f"VGGT sees the empty places too; rows have {views:.1f} views on average, so with "
+            f"data.row_views={fewer} it takes less"
         )

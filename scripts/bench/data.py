@@ -41,7 +41,6 @@ from jaxvlm.data.features.cache import (
 )
 from jaxvlm.data.features.images import known_images
 from jaxvlm.data.features.shards import DTYPES, write_shard
-from jaxvlm.data.packing import Capacity
 from jaxvlm.data.pipeline import batches
 from jaxvlm.data.plan import Plan
 from jaxvlm.data.prep.questions import read_questions
@@ -49,7 +48,7 @@ from jaxvlm.data.record import Record, parse_record
 from jaxvlm.data.records import RecordFile, write_records
 from jaxvlm.data.sequence import tokenize
 from jaxvlm.data.tokenizer import load_tokenizer
-from jaxvlm.data.training_set import training_rows
+from jaxvlm.data.training_set import row_capacity, training_rows
 from jaxvlm.data.views import RandomViews
 from jaxvlm.errors import UserError
 
@@ -91,7 +90,7 @@ def fill(tokenizer: str, path: str) -> dict:
     data = default().data
     records = good_records(path)
     samples, _ = tokenize(records, load_tokenizer(tokenizer), "plain", 512, 128 + VIEWS)
-    capacity = Capacity(data.row_length, data.row_sets, data.row_labels, data.questions_per_set)
+    capacity = row_capacity(data)
     plan = Plan(
         samples,
         [(1.0, range(len(samples)))],

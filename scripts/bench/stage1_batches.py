@@ -113,7 +113,7 @@ def packed(
     tokens = views * config.vision.tokens_per_view(case["pixels"], case["pixels"])
     reader = _MadeUp(views=views, tokens=tokens, width=config.projector.in_dim, dtype=dtype)
     most = -(-case["row_length"] // (128 * per_set))
-    capacity = Capacity(case["row_length"], most, 4 * most * per_set, per_set)
+    capacity = Capacity(case["row_length"], most, most * views, 4 * most * per_set, per_set)
     packer = Packer(
         found,
         capacity,

@@ -192,9 +192,9 @@ def _parameters(model, likes: dict) -> dict:
 def _with_images(batch: dict, case: dict) -> dict:
     import numpy as np
 
-    side, shape = case["pixels"], batch["view_counts"].shape
+    side, (rows, sets) = case["pixels"], batch["view_counts"].shape
     kept = {k: v for k, v in batch.items() if k not in ("features", "feature_counts")}
-    pixels = (*shape, case["views"], side, side, 3)
+    pixels = (rows, sets * case["views"], side, side, 3)
     return kept | {"images": np.random.default_rng(0).integers(0, 256, pixels, np.uint8)}
 
 

@@ -30,7 +30,7 @@ def plan(items, sources=None, *, views=3, keep=(), capacity=None, dropout=0.3, s
     return Plan(
         items,
         sources or [(1.0, range(len(items)))],
-        capacity or Capacity(64, 3, 20, 4),
+        capacity or Capacity(64, 3, 999, 20, 4),
         lambda shown, _: shown + LATENTS,
         RandomViews(most=views, dropout=dropout, keep_first=keep),
         seed,
@@ -50,7 +50,12 @@ SIZES = st.lists(
     st.tuples(st.integers(1, 30), st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=60
 )
 CAPACITIES = st.builds(
-    Capacity, st.integers(50, 200), st.integers(1, 4), st.integers(9, 40), st.integers(1, 6)
+    Capacity,
+    tokens=st.integers(50, 200),
+    sets=st.integers(1, 4),
+    views=st.integers(3, 12),
+    labels=st.integers(9, 40),
+    questions_per_set=st.integers(1, 6),
 )
 
 
@@ -72,13 +77,14 @@ def test_every_sample_stands_in_one_place_and_rows_hold_what_they_can(sizes, cap
             length += sum(items[i].length(LATENTS + len(group.views)) for i in group.samples)
             labels += sum(len(items[i].answer) for i in group.samples)
         assert length <= capacity.tokens and labels <= capacity.labels
+        assert sum(len(group.views) for group in row) <= capacity.views
         # An image set is encoded once a row.
         assert len({items[group.samples[0]].set_id for group in row}) == len(row)
 
 
 def test_questions_of_a_set_share_its_encoding():
     items = samples([(5, 1, i // 4) for i in range(40)])
-    rows = epoch_rows(plan(items, capacity=Capacity(1000, 1, 50, 4)), 1)
+    rows = epoch_rows(plan(items, capacity=Capacity(1000, 1, 999, 50, 4)), 1)
     assert len(rows) == 10 and all(len(row[0].samples) == 4 for row in rows)
 
 
@@ -90,7 +96,7 @@ def test_rows_are_well_filled(per_set, sets, questions):
     """Where places for image sets allow it, rows are evenly full, and hardly one is left over."""
     rng = np.random.default_rng(0)
     items = samples([(int(n), 2, i // per_set) for i, n in enumerate(rng.integers(145, 190, 4000))])
-    made = plan(items, capacity=Capacity(4096, sets, 200, questions), dropout=0.0)
+    made = plan(items, capacity=Capacity(4096, sets, 999, 200, questions), dropout=0.0)
     fill = [sum(made.size(group)[0] for group in row) / 4096 for row in epoch_rows(made, 1)]
     assert np.mean(fill) > 0.95
     assert np.quantile(fill, 0.03) > 0.9
@@ -99,20 +105,20 @@ def test_rows_are_well_filled(per_set, sets, questions):
 def test_places_for_image_sets_bind_where_sets_are_small():
     """Sets of one question each: all places are taken, and no more rows made than they need."""
     items = samples([(5, 2, i) for i in range(400)])
-    rows = epoch_rows(plan(items, capacity=Capacity(800, 4, 100, 8)), 1)
+    rows = epoch_rows(plan(items, capacity=Capacity(800, 4, 999, 100, 8)), 1)
     assert len(rows) == 100 and all(len(row) == 4 for row in rows)
 
 
 def test_labels_bind_where_answers_are_long():
     items = samples([(5, 9, i // 10) for i in range(400)])
-    made = plan(items, capacity=Capacity(8000, 10, 90, 10))
+    made = plan(items, capacity=Capacity(8000, 10, 999, 90, 10))
     labels = [sum(made.size(group)[1] for group in row) for row in epoch_rows(made, 1)]
     assert max(labels) <= 90 and np.mean(labels) > 80
 
 
 def test_a_mixture_holds_over_many_draws():
     sizes = [(5, 2, i // 5) for i in range(700)]
-    roomy = Capacity(1000, 20, 400, 10)
+    roomy = Capacity(1000, 20, 999, 400, 10)
     made = plan(samples(sizes), [(0.7, range(300)), (0.3, range(300, 700))], capacity=roomy)
     counts = drawn(epoch_rows(made, 29))
     total = counts.total()
@@ -143,7 +149,7 @@ def test_a_sample_that_is_drawn_often_stands_in_as_many_rows():
     made = plan(
         samples([(5, 1, i) for i in range(400)]),
         [(9.0, range(1)), (1.0, range(1, 400))],
-        capacity=Capacity(200, 4, 50, 50),
+        capacity=Capacity(200, 4, 999, 50, 50),
     )
     rows = epoch_rows(made, 1)
     assert drawn(rows)[0] == 360 == sum(any(0 in g.samples for g in row) for row in rows)
@@ -215,7 +221,7 @@ def test_view_dropout_is_drawn_per_group_and_keeps_what_must_stay():
     # Two questions of each set; in every other set one of them is an action.
     items = samples([(5, 1, i // 2) for i in range(400)])
     keep = {s.set_id for s in items[1::4]}
-    roomy = Capacity(5000, 20, 100, 4)
+    roomy = Capacity(5000, 20, 999, 100, 4)
     made = plan(items, keep=keep, views=4, dropout=0.7, capacity=roomy)
     groups = [group for row in epoch_rows(made, 1) for group in row]
     kept = {items[group.samples[0]].set_id: group.views for group in groups}
@@ -249,6 +255,6 @@ def test_the_share_of_dropped_views():
 
 def test_a_row_too_small_for_one_sample_is_refused():
     with pytest.raises(UserError, match=r"data\.row_labels=8 is less than .*9 tokens"):
-        plan(samples([(5, 9, 0)]), capacity=Capacity(100, 1, 8, 1))
+        plan(samples([(5, 9, 0)]), capacity=Capacity(100, 1, 999, 8, 1))
     with pytest.raises(UserError, match=r"data\.row_length=50 is less than .*65 tokens"):
-        plan(samples([(56, 2, 0)]), capacity=Capacity(50, 1, 8, 1))
+        plan(samples([(56, 2, 0)]), capacity=Capacity(50, 1, 999, 8, 1))

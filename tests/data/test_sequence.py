@@ -10,12 +10,12 @@ from transformers import AutoTokenizer
 
 from jaxvlm.config import default
 from jaxvlm.data.audit.files import audit_file
-from jaxvlm.data.packing import Capacity
 from jaxvlm.data.plan import Plan
 from jaxvlm.data.record import parse_record
 from jaxvlm.data.records import RecordFile
 from jaxvlm.data.sequence import prompt, tokenize
 from jaxvlm.data.tokenizer import Tokenizer, load_tokenizer
+from jaxvlm.data.training_set import row_capacity
 from jaxvlm.data.views import RandomViews
 from jaxvlm.errors import UserError
 
@@ -228,7 +228,7 @@ def test_rows_of_real_questions_are_real_tokens(shared, real_questions, name):
     tokenizer = load_tokenizer(str(shared / "tokenizer" / "qwen3"))
     data = default().data
     samples, _ = tokenize(real_questions[name], tokenizer, "plain", 512, 136)
-    capacity = Capacity(data.row_length, data.row_sets, data.row_labels, data.questions_per_set)
+    capacity = row_capacity(data)
     for seed in range(3):
         plan = Plan(
             samples,

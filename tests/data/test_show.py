@@ -104,7 +104,7 @@ def test_a_batch_is_read_back_as_the_model_gets_it(batch):
     text, _ = batch()
     for name, shape in {
         "tokens": "[2, 120]",
-        "images": "[2, 2, 2, 56, 56, 3]",
+        "images": "[2, 4, 56, 56, 3]",
         "label_weights": "[2, 12]",
         "geometry": "[2, 2, 2, 37]",
     }.items():

@@ -22,6 +22,7 @@ from jaxvlm.errors import UserError
 from jaxvlm.models import tree
 from jaxvlm.models.vggt.config import HEADS, DPTConfig, VGGTConfig
 from jaxvlm.models.vggt.model import VGGT
+from jaxvlm.models.vggt.seats import seats
 from jaxvlm.models.vggt.vit import interpolate_positions
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
@@ -255,6 +256,49 @@ def test_padding_views_change_nothing_for_the_real_ones():
     alone = model.camera_head(unmasked["tokens"][:1, :2])
     np.testing.assert_allclose(poses[0][:, :, :2], alone, atol=2e-5)
     assert np.abs(poses[1][:, :, :2] - alone).max() > 1e-5
+
+
+def test_the_sets_of_a_row_are_seen_as_each_by_itself():
+    """Views behind each other, empty sets and empty seats between them; and the same backwards."""
+    aggregator = imported("vggt_tiny").aggregator
+    counts = np.array([[2, 0, 3], [0, 1, 0], [3, 2, 1], [0, 0, 0]], np.int32)
+    images = jax.random.uniform(jax.random.key(1), (4, 6, 28, 42, 3))
+    weights = jax.random.normal(jax.random.key(2), (12, 3, 11, 64))
+
+    @jax.jit
+    def of_rows(aggregator, images):
+        def total(aggregator, images):
+            taken = seats(jnp.asarray(counts), 3, images.shape[1])
+            found = taken.spread(aggregator(images, taken=taken))
+            return (found * weights).sum(), found
+
+        return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(aggregator, images)
+
+    @jax.jit
+    def of_set(aggregator, images, weights):
+        def total(aggregator, images):
+            found = aggregator(images[None])[0]
+            return (found * weights).sum(), found
+
+        return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(aggregator, images)
+
+    (_, found), (gradients, of_images) = of_rows(aggregator, images)
+    summed = jax.tree.map(jnp.zeros_like, gradients)
+    for row, number in np.argwhere(counts > 0):
+        count, first = counts[row, number], counts[row, :number].sum()
+        shown, place = images[row, first : first + count], 3 * row + number
+        (_, alone), (change, of_shown) = of_set(aggregator, shown, weights[place, :count])
+        np.testing.assert_allclose(found[place, :count], alone, atol=2e-5)
+        np.testing.assert_allclose(of_images[row, first : first + count], of_shown, atol=1e-4)
+        summed = jax.tree.map(jnp.add, summed, change)
+    for path, gradient in table.flatten(tree.pure(gradients)).items():
+        expected = table.flatten(tree.pure(summed))[path]
+        scale = max(float(jnp.abs(expected).max()), 1e-3)
+        np.testing.assert_allclose(gradient, expected, atol=1e-4 * scale, err_msg=path)
+    empty = np.arange(6) >= counts.sum(axis=1)[:, None]
+    assert empty.any() and not np.asarray(of_images)[empty].any()
+    padding = np.arange(3) >= counts.reshape(-1, 1)
+    assert not np.asarray(found)[padding].any()
 
 
 def test_layers_come_in_the_asked_order():

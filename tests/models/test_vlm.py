@@ -12,8 +12,6 @@ from jaxvlm.models.vlm import abstract_vlm, vlm_config
 from jaxvlm.paths import flatten, unflatten
 from jaxvlm.training.loss import batch_loss
 
-PER_SET = ("images", "view_counts", "geometry")
-
 
 @pytest.fixture(scope="module")
 def model(toy):
@@ -26,16 +24,17 @@ def encode(toy):
     abstract = abstract_vlm(toy.model)
 
     @jax.jit
-    def function(params, sets):
-        return load(abstract, unflatten(params)).encode(**sets)
-
-    def call(batch):
-        rows, sets = batch["images"].shape[:2]
-        flat = {k: batch[k].reshape(rows * sets, *batch[k].shape[2:]) for k in PER_SET}
-        visual = function({**toy.frozen, **toy.trained}, flat)
+    def function(params, batch):
+        model = load(abstract, unflatten(params))
+        rows, _, views = batch["geometry"].shape[:3]
+        features = model.see_rows(batch["images"], batch["view_counts"], views)
+        counts = batch["view_counts"].reshape(-1)
+        geometry = batch["geometry"].reshape(-1, *batch["geometry"].shape[2:])
+        seen = counts * (features.shape[1] // views)
+        visual = model.project(features, seen, counts, geometry)
         return visual.reshape(rows, -1, visual.shape[-1])
 
-    return call
+    return lambda batch: function({**toy.frozen, **toy.trained}, batch)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,7 @@ def label_sets(batch, per_set):
 def test_visual_vectors_stand_exactly_where_the_index_says(model, toy):
     batch = toy.batch()
     index = batch["visual_index"]
-    size = toy.rows.builder.layout.size * batch["images"].shape[1]
+    size = toy.rows.builder.layout.size * batch["view_counts"].shape[1]
     visual = np.random.default_rng(0).normal(size=(len(index), size, 32)).astype(np.float32)
     embedded = np.asarray(model.embed(batch["tokens"], index, visual))
     table = np.asarray(model.language.embed_tokens.embedding[...])
@@ -108,7 +107,8 @@ def test_an_image_changes_only_the_answers_about_its_set(toy, encode, label_logi
     batch = toy.batch()
     sets = label_sets(batch, toy.rows.builder.layout.size)
     changed = {**batch, "images": batch["images"].copy()}
-    changed["images"][0, 1, 0] = 255 - changed["images"][0, 1, 0]
+    first = batch["view_counts"][0, 0]
+    changed["images"][0, first] = 255 - changed["images"][0, first]
     before = np.asarray(label_logits(encode(batch), batch))
     after = np.asarray(label_logits(encode(changed), changed))
     difference = np.abs(after - before).max(-1)
@@ -122,10 +122,12 @@ def test_an_image_changes_only_the_answers_about_its_set(toy, encode, label_logi
 
 def test_padding_views_change_nothing(toy, encode, label_logits):
     batch = toy.batch(0, 4)
-    padding = np.arange(batch["images"].shape[2]) >= batch["view_counts"][..., None]
-    assert padding[batch["view_counts"] > 0].any()
+    counts = batch["view_counts"]
+    empty = np.arange(batch["images"].shape[1]) >= counts.sum(axis=1)[:, None]
+    padding = np.arange(batch["geometry"].shape[2]) >= counts[..., None]
+    assert empty.any() and padding[counts > 0].any()
     garbage = {**batch, "images": batch["images"].copy(), "geometry": batch["geometry"].copy()}
-    garbage["images"][padding] = 199
+    garbage["images"][empty] = 199
     garbage["geometry"][padding] = 7.0
     real = batch["label_weights"] > 0
     before = np.asarray(label_logits(encode(batch), batch))[real]

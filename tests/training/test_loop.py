@@ -4,6 +4,7 @@ import copy
 import gc
 import json
 import os
+import re
 import shutil
 import time
 
@@ -359,9 +360,19 @@ def test_logged_means_are_weighted_by_label_tokens():
 
 
 @pytest.mark.slow
-def test_more_than_forty_epochs_are_warned_of(records, tmp_path, capsys, monkeypatch):
+def test_a_start_says_what_its_data_is_seen_for_in_vain(records, tmp_path, capsys, monkeypatch):
+    """Epochs beyond the fortieth, and places for views that are empty."""
     monkeypatch.setattr(prepare, "_MANY_EPOCHS", 3)
     loop.train(tiny.config_for(records, train__max_steps=2), tmp_path / "few")
-    assert "epochs of the same questions" not in capsys.readouterr().out
-    loop.train(tiny.config_for(records), tmp_path / "many")
-    assert "more than 3 epochs of the same questions" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "epochs of the same questions" not in said and "row_views" not in said
+    changes = {"data__row_sets": 4, "data__view_dropout": 0.6, "data__row_length": 192}
+    loop.train(tiny.config_for(records, **changes), tmp_path / "many")
+    said = capsys.readouterr().out
+    assert "more than 3 epochs of the same questions" in said
+    (fewer,) = re.findall(r"so with data.row_views=(\d+) it takes less", said)
+    assert 2 <= int(fewer) < 8
+    loop.train(
+        tiny.config_for(records, **changes, data__row_views=int(fewer)), tmp_path / "fewer views"
+    )
+    assert "it takes less" not in capsys.readouterr().out

@@ -209,7 +209,7 @@ def ours(model: Reference, data):
     state = new_state(jax.device_put(params, shardings(shapes, mesh, shapes)), optimizer, mesh)
     steps = make_steps(VLMConfig(vision=None, **sizes), optimizer, jnp.float32, "none", state)
     layout = VisualLayout(mode, geometry.tokens(VIEWS), SIZES["num_latents"])
-    capacity, reader = Capacity(192, 2, 32, 3), Reader(framing=None, views=VIEWS)
+    capacity, reader = Capacity(192, 2, 999, 32, 3), Reader(framing=None, views=VIEWS)
     builder = RowBuilder(
         scenes, samples, capacity, layout, reader, PLACEHOLDER, pad=0, sources=[0] * len(scenes)
     )

@@ -1,7 +1,7 @@
 """VGGT's aggregator: attention alternates within a view and across the views (arXiv:2503.11651).
 
-Axes: B batch, V views, H W pixels, P tokens a view (camera, registers, patches row by row),
-S patches a view, C width, K asked layers, L layers.
+Axes: B batch (image sets, or rows of several), V views of each, H W pixels, P tokens a view
+(camera, registers, patches row by row), S patches a view, C width, K asked layers, L layers.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvlm.errors import UserError
 from jaxvlm.models.partition import gathered
@@ -22,6 +22,7 @@ from jaxvlm.models.vggt.blocks import (
     stack,
 )
 from jaxvlm.models.vggt.config import VGGTConfig
+from jaxvlm.models.vggt.seats import Attend, Seats, across_rows, across_sets
 from jaxvlm.models.vggt.vit import ConvPatchEmbed, VisionTransformer
 
 # Mean and standard deviation of ImageNet's red, green and blue.
@@ -60,6 +61,7 @@ class Aggregator(nnx.Module):
         images: Float[Array, "B V H W 3"],
         view_counts: Int[Array, " B"] | None = None,
         *,
+        taken: Seats | None = None,
         layers: Sequence[int] | None = None,
         remat: bool = False,
     ) -> Float[Array, "B V P 2C"] | tuple[Float[Array, "B V P 2C"], ...]:
@@ -70,6 +72,8 @@ class Aggregator(nnx.Module):
             of the parameters.
           view_counts: real views of each item, the others being padding at the end: no real view
             sees them, and their own tokens are meaningless.
+          taken: where each view belongs, if an item is a row of several sets instead of one set;
+            the tokens of its empty seats are meaningless.
           layers: layers (from 0) to return; by default the last alone. No other is kept.
           remat: recompute each pair of blocks in the backward pass.
 
@@ -86,8 +90,13 @@ class Aggregator(nnx.Module):
                 f"layers {asked} asked of a VGGT with layers 0..{self.config.depth - 1}"
             )
         grid = self.config.grid(*images.shape[2:4])
-        tokens = self._with_special(self.patch_tokens(images, remat))
-        kept = self._alternate(tokens, grid, view_counts, asked, remat)
+        if taken is None:
+            first = jnp.arange(images.shape[1]) == 0
+            across = across_sets(images.shape[1], view_counts)
+        else:
+            first, across = taken.first, across_rows(taken)
+        tokens = self._with_special(self.patch_tokens(images, remat), first)
+        kept = self._alternate(tokens, grid, across, asked, remat)
         return kept[0] if layers is None else tuple(kept)
 
     def patch_tokens(
@@ -100,46 +109,48 @@ class Aggregator(nnx.Module):
         x = self.patch_embed(x, remat=remat)
         return x.reshape(batch, views, *x.shape[1:])
 
-    def _with_special(self, patches: Float[Array, "B V S C"]) -> Float[Array, "B V P C"]:
-        """Puts the camera and register tokens before the patches of each view."""
+    def _with_special(
+        self, patches: Float[Array, "B V S C"], first: Bool[Array, "*B V"]
+    ) -> Float[Array, "B V P C"]:
+        """Puts the camera and register tokens before the patches of each view.
+
+        Those of a set's first view are others than those of all its other views.
+        """
         special = jnp.concatenate([self.camera_token[...], self.register_token[...]], axis=2)
-        batch, views, _, width = patches.shape
-        special = special[:, np.minimum(np.arange(views), 1)]
-        special = jnp.broadcast_to(special, (batch, views, special.shape[2], width))
+        one, other = special[0]
+        special = jnp.where(first[..., None, None], one, other)
+        special = jnp.broadcast_to(special, (*patches.shape[:2], *one.shape))
         return jnp.concatenate([special, patches], axis=2)
 
     def _alternate(
         self,
         tokens: Float[Array, "B V P C"],
         grid: tuple[int, int],
-        view_counts: Int[Array, " B"] | None,
+        across: Attend,
         asked: tuple[int, ...],
         remat: bool,
     ) -> Float[Array, "K B V P 2C"]:
         """Runs the pairs of blocks, keeping the asked layers."""
-        batch, views, per_view, width = tokens.shape
         rotation = self._rotation(grid)
-        across = tuple(jnp.tile(table, (views, 1)) for table in rotation)
-        lengths = None if view_counts is None else view_counts * per_view
 
         def body(carry, pair):
             x, kept = carry
             *blocks, index = pair
             frame, cross = gathered(blocks)
-            x = frame(x.reshape(batch * views, per_view, width), rotation)
-            within = x.reshape(tokens.shape)
-            x = cross(x.reshape(batch, views * per_view, width), across, lengths)
-            x = x.reshape(tokens.shape)
-            here = (jnp.asarray(asked) == index).reshape(-1, 1, 1, 1, 1)
+            within = frame(x, rotation)
+            x = cross(within, rotation, across)
+            here = (jnp.asarray(asked) == index).reshape(-1, 1, 1, 1)
             both = jnp.concatenate([within, x], axis=-1).astype(kept.dtype)
             return (x, jnp.where(here, both, kept)), None
 
         if remat:
             body = jax.checkpoint(body, prevent_cse=False)
+        x = tokens.reshape(-1, *tokens.shape[2:]).astype(jnp.float32)
         dtype = self.camera_token[...].dtype
-        kept = jnp.zeros((len(asked), batch, views, per_view, 2 * width), dtype)
+        kept = jnp.zeros((len(asked), *x.shape[:-1], 2 * x.shape[-1]), dtype)
         pairs = (self.frame_blocks, self.global_blocks, jnp.arange(self.config.depth))
-        return jax.lax.scan(body, (tokens.astype(jnp.float32), kept), pairs)[0][1]
+        kept = jax.lax.scan(body, (x, kept), pairs)[0][1]
+        return kept.reshape(len(asked), *tokens.shape[:-1], -1)
 
     def _rotation(self, grid: tuple[int, int]) -> Rotation:
         """Patches stand at (row + 1, column + 1) in every view, special tokens at (0, 0)."""

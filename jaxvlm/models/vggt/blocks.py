@@ -4,6 +4,7 @@ Axes: B batch (whatever is folded into it), T tokens, C width, N heads, H head d
 L layers of a stack, Y rows and X columns of patches, S = Y*X, O output channels, K kernel side.
 """
 
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxvlm.models.attention import attention
 from jaxvlm.models.gelu import gelu
 from jaxvlm.models.partition import batch_sharded, gathered
+from jaxvlm.models.vggt.seats import Attend
 
 Module = TypeVar("Module", bound=nnx.Module)
 Rotation = tuple[Float[Array, "T H"], Float[Array, "T H"]]
@@ -44,10 +46,14 @@ def stack(make: Callable[[nnx.Rngs], Module], length: int, rngs: nnx.Rngs) -> Mo
 
 
 def run(blocks: nnx.Module, x: Float[Array, "B T C"], *, lengths=None, remat: bool = False):
-    """Runs a stack of `Block`s one after the other, without rotation."""
+    """Runs a stack of `Block`s one after the other, without rotation.
+
+    Tokens from `lengths` on are padding, which none sees.
+    """
+    attend = functools.partial(attention, lengths=lengths)
 
     def body(x, block):
-        return gathered(block)(x, lengths=lengths), None
+        return gathered(block)(x, attend=attend), None
 
     if remat:
         body = jax.checkpoint(body, prevent_cse=False)
@@ -96,16 +102,16 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "B T C"],
         rotation: Rotation | None = None,
-        lengths: Int[Array, " B"] | None = None,
+        attend: Attend = attention,
     ) -> Float[Array, "B T C"]:
-        """Attends among the T tokens; those from `lengths` on are padding, which none sees."""
+        """Attends among the T tokens, or as `attend` makes of queries, keys and values."""
         qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
         query, key, value = (qkv[:, :, i] for i in range(3))
         if self.q_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        return self.proj(attention(query, key, value, lengths=lengths).reshape(x.shape))
+        return self.proj(attend(query, key, value).reshape(x.shape))
 
 
 class Mlp(nnx.Module):
@@ -151,11 +157,11 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "B T C"],
         rotation: Rotation | None = None,
-        lengths: Int[Array, " B"] | None = None,
+        attend: Attend = attention,
     ) -> Float[Array, "B T C"]:
-        """Attends among the T tokens, then transforms each by itself."""
+        """Attends among the T tokens (see `Attention`), then transforms each by itself."""
         x, dtype = batch_sharded(x), self.ls1[...].dtype
-        x = x + self.ls1[...] * self.attn(self.norm1(x).astype(dtype), rotation, lengths)
+        x = x + self.ls1[...] * self.attn(self.norm1(x).astype(dtype), rotation, attend)
         return x + self.ls2[...] * self.mlp(self.norm2(x).astype(dtype))
 
 
