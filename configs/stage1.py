@@ -31,8 +31,6 @@ def get_config(argument: str = ""):
     data.image_size = 448
     data.num_views = 8
     data.view_dropout = 0.3
-    # Three sets have 17 views on average.
-    data.row_views = 20
     # Validation is on scenes of the training files: the test files must not choose a checkpoint.
     data.held_out = 0.02
 

@@ -52,8 +52,6 @@ def _full_size(config):
     data.image_size = 448
     data.num_views = 10
     data.view_dropout = 0.2
-    # Three sets have 24 views on average.
-    data.row_views = 27
     data.held_out = 0.02
     config.text.max_length = 4096
     # An action is some 60 labels.

@@ -131,8 +131,8 @@ def default() -> ConfigDict:
                 # False gives one sample a row, for looking into things.
                 "pack": True,
                 # Capacities of a packed row: tokens, image sets, views of all its sets together
-                # (0: as many as they can have), labels. VGGT sees so many views of every row, be
-                # they there or not; cached features know no such limit.
+                # (0: as view_dropout leaves them), labels. VGGT sees so many views of every row, be
+                # they there or not; with cached features it sees none, and there is no limit.
                 "row_length": 4096,
                 "row_sets": 3,
                 "row_views": 0,

@@ -109,10 +109,11 @@ def check(config) -> None:
         )
     if config.data.view_dropout == 1:
         raise UserError("data.view_dropout=1 would leave out every view")
-    if 0 < config.data.row_views < config.data.num_views:
+    packed = config.data.pack and config.data.features.folder is None
+    if packed and 0 < config.data.row_views < config.data.num_views:
         raise UserError(
             f"data.row_views={config.data.row_views}: a row holds a whole image set, so expected "
-            f"at least {config.data.num_views} (data.num_views), or 0 for no limit"
+            f"at least {config.data.num_views} (data.num_views), or 0"
         )
     patch = config.model.vision.patch_size
     for name in ("image_size", "image_height"):

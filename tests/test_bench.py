@@ -111,6 +111,14 @@ def test_what_constraints_cost_is_measured_pair_by_pair(monkeypatch):
     assert constrain.cost([(1, 1.1)] * 20 + [(1, 9)])[0] == pytest.approx(0.1)
 
 
+def test_a_benchmark_says_that_the_machine_was_busy(monkeypatch, capsys):
+    sides = importlib.import_module("sides")
+    for load, told in ((0.5, False), (99.0, True)):
+        monkeypatch.setattr(sides.os, "getloadavg", lambda load=load: (load, load, load))
+        sides.write_record(None, [])
+        assert ("measure again when the machine is idle" in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize("name", ["constrain", "data", "evaluate", "records", "startup"])
 def test_a_record_that_cannot_be_written_is_refused_at_the_start(name, tmp_path, capsys):
     (tmp_path / "file").touch()

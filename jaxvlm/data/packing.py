@@ -102,6 +102,11 @@ class Packer:
         }
         self.views = views
 
+    @property
+    def fits_any_views(self) -> bool:
+        """Whether a row has places for all views that its image sets can be shown."""
+        return self.capacity.views >= self.capacity.sets * self.views.most
+
     def size(self, group: Group) -> tuple[int, int]:
         """Tokens and labels that a group takes."""
         sizes = [self.sizes[index] for index in group.samples]
@@ -252,17 +257,26 @@ class _Level:
     def _give_spare_places(self, shares: dict[int, int]) -> None:
         """Lets the largest sets spread further, over places that would stay empty."""
         spare = self._count * self._capacity.sets - sum(shares.values())
+        shown = self._shown()
+        views = self._count * self._capacity.views - sum(shares[s] * shown[s] for s in shares)
         most = {s: min(self._count, len(members)) for s, members in self._waiting.items()}
         growing = [(-len(self._waiting[s]) / shares[s], s) for s in shares if shares[s] < most[s]]
         heapq.heapify(growing)
-        for _ in range(spare):
-            if not growing:
-                return
+        while growing and spare > 0:
             _, set_id = heapq.heappop(growing)
+            if shown[set_id] > views:
+                continue
+            spare, views = spare - 1, views - shown[set_id]
             shares[set_id] += 1
             if shares[set_id] < most[set_id]:
                 key = -len(self._waiting[set_id]) / shares[set_id]
                 heapq.heappush(growing, (key, set_id))
+
+    def _shown(self) -> dict[int, int]:
+        """Views that each set is shown in a place: as of one draw, or none where all fit anyway."""
+        if self._packer.fits_any_views:
+            return dict.fromkeys(self._waiting, 0)
+        return {set_id: len(self._draw(set_id)) for set_id in self._waiting}
 
     def _draw(self, set_id: int) -> tuple[int, ...]:
         sample = self._packer.samples[self._waiting[set_id][0]]

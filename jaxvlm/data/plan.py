@@ -5,6 +5,7 @@ source's samples in a new order each time; the samples of an epoch are packed in
 """
 
 import bisect
+import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 
@@ -47,6 +48,7 @@ class Plan:
         Raises:
           UserError: a capacity that a single sample exceeds.
         """
+        self._visual_tokens = visual_tokens
         self._packer = Packer(samples, capacity, visual_tokens, views)
         self._sources = sources
         self._seed = seed
@@ -77,6 +79,13 @@ class Plan:
         """Number of rows of an epoch; it varies a little with the draws."""
         with _LOCK:
             return len(self._epoch(epoch))
+
+    def rows_with(self, views: int) -> int:
+        """Number of rows of the first epoch, if a row had so many places for views."""
+        of = self._packer
+        capacity = dataclasses.replace(of.capacity, views=views)
+        packer = Packer(of.samples, capacity, self._visual_tokens, of.views)
+        return len(packer.pack(self._draw(0), np.random.default_rng((self._seed, 0))))
 
     def size(self, group: Group) -> tuple[int, int]:
         """Tokens and labels that a group takes."""

@@ -1,6 +1,6 @@
 """What is read for an image set: its images, or their features out of a cache; and its geometry.
 
-Axes: N image sets (one axis or several), B rows, S image sets a row, X views a row, V views a set,
+Axes: N image sets, B rows, S image sets a row, X views a row, V views a set,
 H W pixels, C context tokens, F their width.
 """
 
@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int32
 
 from jaxvlm.data.augment import Augment, Change
 from jaxvlm.data.features.cache import FeatureCache
@@ -17,6 +18,12 @@ from jaxvlm.data.geometry import FEATURES, geometry_features
 from jaxvlm.data.images import load_image
 from jaxvlm.data.record import Record
 from jaxvlm.errors import UserError
+
+
+def places_in_row(counts: Int32[np.ndarray, "S"], number: int, count: int) -> slice:
+    """Where the views of a row's image set stand: behind those of the sets before."""
+    first = int(counts[:number].sum())
+    return slice(first, first + count)
 
 
 class LostImage(UserError):
@@ -46,13 +53,14 @@ class SetReader(abc.ABC):
     convention: str = "first_camera"
 
     @abc.abstractmethod
-    def empty(self, *count: int) -> Sets:
+    def empty(self, count: int) -> Sets:
         """Arrays of `count` image sets without views."""
 
     def empty_rows(self, rows: int, sets: int, views: int) -> Sets:
         """Arrays of rows for so many image sets, with so many views together, without views."""
         del views
-        return self.empty(rows, sets)
+        found = self.empty(rows * sets)
+        return {name: array.reshape(rows, sets, *array.shape[1:]) for name, array in found.items()}
 
     @abc.abstractmethod
     def read(self, sets: Sets, at: At, record: Record, kept: Sequence[int], seed: int = 0) -> None:
@@ -74,7 +82,7 @@ class SetReader(abc.ABC):
         """Whether the record's samples are shown geometry tokens."""
         return record.geometry is not None and not self.blind
 
-    def _empty_geometry(self, count: tuple[int, ...]) -> Sets:
+    def _empty_geometry(self, *count: int) -> Sets:
         return {
             "view_counts": np.zeros(count, np.int32),
             "geometry": np.zeros((*count, self.views, FEATURES), np.float32),
@@ -106,13 +114,13 @@ class ImageReader(SetReader):
 
     augment: Augment = _PLAIN
 
-    def empty(self, *count: int) -> Sets:
+    def empty(self, count: int) -> Sets:
         """Arrays of `count` image sets without views.
 
         Returns:
           `images uint8[N,V,H,W,3]`, `view_counts int32[N]`, `geometry f32[N,V,37]`.
         """
-        return {"images": self._black(*count, self.views), **self._empty_geometry(count)}
+        return {"images": self._black(count, self.views), **self._empty_geometry(count)}
 
     def empty_rows(self, rows: int, sets: int, views: int) -> Sets:
         """Arrays of rows without views.
@@ -121,7 +129,7 @@ class ImageReader(SetReader):
           `images uint8[B,X,H,W,3]`, the views of all sets of a row behind each other;
           `view_counts int32[B,S]`, `geometry f32[B,S,V,37]`.
         """
-        return {"images": self._black(rows, views), **self._empty_geometry((rows, sets))}
+        return {"images": self._black(rows, views), **self._empty_geometry(rows, sets)}
 
     def _black(self, *count: int) -> np.ndarray:
         return np.zeros((*count, self.framing.height, self.framing.width, 3), np.uint8)
@@ -145,8 +153,7 @@ class ImageReader(SetReader):
         if isinstance(at, int):
             return sets["images"][at][:count]
         row, number = at
-        first = int(sets["view_counts"][row, :number].sum())
-        return sets["images"][row, first : first + count]
+        return sets["images"][row, places_in_row(sets["view_counts"][row], number, count)]
 
     def _image(self, record: Record, view: int, change: Change) -> np.ndarray:
         try:
@@ -165,14 +172,14 @@ class FeatureReader(SetReader):
 
     cache: FeatureCache
 
-    def empty(self, *count: int) -> Sets:
+    def empty(self, count: int) -> Sets:
         """Arrays of `count` image sets without views.
 
         Returns:
           `features [N,C,F]` in the cache's dtype, `feature_counts int32[N]`, `view_counts
           int32[N]`, `geometry f32[N,V,37]`.
         """
-        shape = (*count, self.views * self.cache.tokens, self.cache.width)
+        shape = (count, self.views * self.cache.tokens, self.cache.width)
         return {
             "features": np.zeros(shape, self.cache.dtype),
             "feature_counts": np.zeros(count, np.int32),

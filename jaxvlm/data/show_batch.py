@@ -14,6 +14,7 @@ from jaxvlm.config import AUTO
 from jaxvlm.console import print_table
 from jaxvlm.data.images import load_image
 from jaxvlm.data.packing import Group
+from jaxvlm.data.readers import places_in_row
 from jaxvlm.data.record import Record
 from jaxvlm.data.tokenizer import load_tokenizer
 from jaxvlm.data.top_view import camera_colour, font
@@ -72,6 +73,8 @@ class BatchView:
         yield (
             f"row {row}: {used:,} of {length:,} tokens ({used / length:.1%}), "
             f"{len(groups)} of {batch['view_counts'].shape[1]} image sets, "
+            f"{sum(len(group.views) for group in groups)} of "
+            f"{self._rows.builder.capacity.views} views, "
             f"{batch['segment_ids'][row].max()} samples, "
             f"{labels} of {batch['labels'].shape[1]} labels"
         )
@@ -175,8 +178,8 @@ class BatchView:
     def _pictures(self, row: int, number: int, group: Group) -> list[Image.Image]:
         """The views as they are shown; of cached features, the images they were made from."""
         if "images" in self._batch:
-            first = self._batch["view_counts"][row, :number].sum()
-            pixels = self._batch["images"][row, first : first + len(group.views)]
+            counts = self._batch["view_counts"][row]
+            pixels = self._batch["images"][row, places_in_row(counts, number, counts[number])]
         else:
             record, reader = self._record(group), self._rows.builder.reader
             pixels = [load_image(record.images[view], reader.framing) for view in group.views]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from jaxvlm.errors import UserError
 
 # Rows that are not packed are padded to multiples of these, so that few shapes are compiled.
 _TOKEN_BUCKET, _LABEL_BUCKET = 64, 16
+# Places for views beyond the mean, in standard deviations of how many a row's sets are left: with
+# fewer, rows are emptier; with more, VGGT sees more that is not there.
+_SPARE_VIEWS = 1.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +234,9 @@ def _training_rows(config, read: _Tokenized, count: int, vision: str | None) -> 
                 f"{len(source.records):,} records"
             )
     plan, builder = _laid_out(config, read, samples, weighted, views, reader)
+    places = builder.capacity.views
+    if places < builder.capacity.sets * data.num_views:
+        fingerprint.append(f"{places} places for views")
     return Rows(plan, builder, count, fingerprint, data.pack)
 
 
@@ -241,7 +248,7 @@ def _validation_rows(config, read: _Tokenized, vision: str | None) -> Rows:
     """
     config = config.copy_and_resolve_references()
     data = config.data
-    data.view_dropout = 0.0
+    data.view_dropout, data.row_views = 0.0, 0
     records, samples = read.records, read.samples
     if not data.val:
         scenes = held_out_scenes({sample.scene for sample in samples}, data)
@@ -341,10 +348,22 @@ def row_capacity(data) -> Capacity:
     """What fits into a row, as a `data` section says."""
     if not data.pack:
         return Capacity(data.row_length, 1, data.num_views, data.row_labels, 1)
-    views = data.row_sets * data.num_views
-    if data.row_views and data.features.folder is None:
-        views = min(views, data.row_views)
-    return Capacity(data.row_length, data.row_sets, views, data.row_labels, data.questions_per_set)
+    return Capacity(
+        data.row_length, data.row_sets, _places(data), data.row_labels, data.questions_per_set
+    )
+
+
+def _places(data) -> int:
+    """Places for views a row: as many as its sets can have, or as `data.view_dropout` leaves them.
+
+    Cached features of views that are not there cost nothing, so of these rows hold any number.
+    """
+    most = data.row_sets * data.num_views
+    if data.features.folder is not None:
+        return most
+    mean = most * (1 - data.view_dropout)
+    usual = math.ceil(mean + _SPARE_VIEWS * math.sqrt(mean * data.view_dropout))
+    return min(most, data.row_views or max(usual, data.num_views))
 
 
 def _cached(

@@ -87,21 +87,32 @@ class VLM(nnx.Module):
         """What `features_of` says, of this model's VGGT."""
         return features_of(self.vision, images, view_counts, remat=remat)
 
-    def see_rows(
+    def encode_rows(
         self,
         images: UInt8[Array, "B X H W 3"],
         view_counts: Int[Array, "B S"],
-        views: int,
+        geometry: Float[Array, "B S V 37"],
         *,
         remat: str = "none",
-    ) -> Float[Array, "B*S C I"]:
-        """The same of the sets of rows, whose views stand behind each other, V at most of a set.
+        dropout_key: jax.Array | None = None,
+    ) -> Float[Array, "B*S M D"]:
+        """What `encode` gives of the sets of rows, whose views stand behind each other.
 
-        So views that sets do not have cost nothing; their features are zeros.
+        But for attention across views, VGGT sees X views a row instead of S*V.
         """
+        views = geometry.shape[2]
         taken = seats(view_counts, views, images.shape[1])
         tokens = self.vision.aggregator(_pixels(images), taken=taken, remat=remat != "none")
-        return _of_sets(taken.spread(tokens))
+        features = _of_sets(taken.spread(tokens))
+        counts, geometry = view_counts.reshape(-1), geometry.reshape(-1, *geometry.shape[2:])
+        return self.project(
+            features,
+            counts * tokens.shape[2],
+            counts,
+            geometry,
+            remat=remat,
+            dropout_key=dropout_key,
+        )
 
     def project(
         self,

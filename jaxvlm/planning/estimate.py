@@ -175,7 +175,9 @@ def _flops(config) -> tuple[float, float]:
     )
     cached = config.data.features.folder is not None
     useful = model_flops(model, full, image, shares, cached)
-    whole = full._replace(pairs=rows * tokens**2)
+    # Attention across views is given sets with all their places.
+    squares = sets * config.data.num_views**2
+    whole = full._replace(pairs=rows * tokens**2, squares=squares)
     computed = model_flops(model, whole, image, shares, cached)
     if config.train.remat != "none":
         # What the backward pass makes again: the layers' forward pass, or but its products of

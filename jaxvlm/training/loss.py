@@ -114,23 +114,16 @@ def hidden_states(
     model: VLM, batch: Batch, remat: str = "none", dropout_key: Array | None = None
 ) -> Float[Array, "B T D"]:
     """The last hidden states of a batch, which holds images, or features instead of them."""
-    rows, _, views = batch["geometry"].shape[:3]
-
-    def of_sets(name: str) -> Array:
-        return batch[name].reshape(-1, *batch[name].shape[2:])
-
-    counts = of_sets("view_counts")
-    if "features" in batch:
-        features, feature_counts = of_sets("features"), of_sets("feature_counts")
-    else:
-        features = model.see_rows(batch["images"], batch["view_counts"], views, remat=remat)
-        feature_counts = counts * (features.shape[1] // views)
     # Each part draws from keys of its own.
     keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-    visual = model.project(
-        features, feature_counts, counts, of_sets("geometry"), remat=remat, dropout_key=keys[0]
-    )
-    visual = visual.reshape(rows, -1, visual.shape[-1])
+    if "features" in batch:
+        names = ("features", "feature_counts", "view_counts", "geometry")
+        of_sets = (batch[name].reshape(-1, *batch[name].shape[2:]) for name in names)
+        visual = model.project(*of_sets, remat=remat, dropout_key=keys[0])
+    else:
+        of_rows = (batch[name] for name in ("images", "view_counts", "geometry"))
+        visual = model.encode_rows(*of_rows, remat=remat, dropout_key=keys[0])
+    visual = visual.reshape(len(batch["tokens"]), -1, visual.shape[-1])
     x = model.embed(batch["tokens"], batch["visual_index"], visual)
     return model.language(
         x, batch["positions"], batch["segment_ids"], remat=remat, dropout_key=keys[1]

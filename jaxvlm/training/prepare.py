@@ -40,9 +40,9 @@ from jaxvlm.training.state import (
 _MANY_EPOCHS = 40
 # Share of real tokens below which a warning is due.
 _EMPTY = 0.6
-# Share of taken places for views below which fewer would do, and how many more than the mean of all
-# rows let sets of all sizes find a place.
-_FEW_VIEWS, _SPARE_VIEWS = 0.8, 1.18
+# How many times the views that rows have on average let most sets find a place, and how many times
+# the rows are worth saying so.
+_ENOUGH_VIEWS, _MORE_ROWS = 1.25, 1.04
 
 
 @dataclasses.dataclass
@@ -229,7 +229,7 @@ def print_start(run: Run) -> None:
         f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     )
     if config.data.pack:
-        _say_fill(config.data, usage, run.rows.builder.capacity.views)
+        _say_fill(run, usage)
     if run.validation is not None:
         say(
             f"validation every {config.train.eval_every} updates on "
@@ -242,8 +242,8 @@ def print_start(run: Run) -> None:
         )
 
 
-def _say_fill(data, usage: Usage, places: int) -> None:
-    """How full rows are, which have so many places for views, and what would fill them better."""
+def _say_fill(run: Run, usage: Usage) -> None:
+    """How full rows are, and what would fill them better."""
     say(
         f"rows hold {usage.samples / usage.rows:.1f} samples: {usage.tokens:.1%} of their tokens "
         f"are real, {usage.sets:.1%} of their places for image sets are taken, and "
@@ -254,11 +254,25 @@ def _say_fill(data, usage: Usage, places: int) -> None:
             "warning: the rest is computed for nothing. A larger data.row_sets or "
             "data.questions_per_set, or a smaller data.row_length, fills rows better"
         )
-    views = usage.views * places
-    fewer = max(math.ceil(views * _SPARE_VIEWS), data.num_views)
-    chosen = data.row_views or data.features.folder
-    if not chosen and usage.views < _FEW_VIEWS and fewer < places:
+    if run.config.data.features.folder is None:
+        _say_views(run.config.data, usage, run.rows)
+
+
+def _say_views(data, usage: Usage, rows: Rows) -> None:
+    """Whether rows have too few places for views, or more than they need."""
+    capacity = rows.builder.capacity
+    if data.row_views:
+        without = rows.plan.rows_with(capacity.sets * data.num_views)
+        if usage.rows > _MORE_ROWS * without:
+            say(
+                f"warning: with data.row_views={data.row_views} an epoch has {usage.rows:,} rows "
+                f"instead of {without:,}; raise it, or set it to 0"
+            )
+        return
+    mean = usage.views * capacity.views
+    enough = max(math.ceil(mean * _ENOUGH_VIEWS), data.num_views)
+    if enough < capacity.views and rows.plan.rows_with(enough) <= _MORE_ROWS * usage.rows:
         say(
-            f"VGGT sees the empty places too; rows have {views:.1f} views on average, so with "
-            f"data.row_views={fewer} it takes less"
+            f"VGGT sees all {capacity.views} places for views of a row, which has {mean:.1f} on "
+            f"average; with data.row_views={enough} it sees fewer, in about as many rows"
         )

@@ -24,13 +24,15 @@ from pathlib import Path
 from record_file import record_file
 
 from jaxvlm import entry
+from jaxvlm.console import say
 from jaxvlm.errors import UserError
 from jaxvlm.files import write_text
 from jaxvlm.training.hardware import GIB
 
 _PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
 # What changes the figures besides flags.
-_SETTINGS = ("JAXVLM_ATTENTION", "JAX_OPTIMIZATION_LEVEL", "XLA_FLAGS", "OMP_NUM_THREADS")
+_SETTINGS = ("JAXVLM_ATTENTION", "JAX_OPTIMIZATION_LEVEL", "XLA_FLAGS", "OMP_NUM_THREADS",
+             "OMP_WAIT_POLICY")  # fmt: skip
 _NO_MEMORY = "out of memory"
 _FULL = ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "MemoryError", "can't allocate memory")
 _COMPILED = Path(".cache/bench").resolve()
@@ -144,6 +146,13 @@ def write_record(path: Path | None, cases: Sequence[Mapping], **more: object) ->
     Raises:
       UserError: afterwards, if a case failed for another reason than memory.
     """
+    load, cores = os.getloadavg()[0], os.cpu_count()
+    if load > cores + 0.5:
+        say(
+            f"warning: {load:.1f} threads wanted to run on {cores} cores; beside other programs "
+            "PyTorch is slowed much more than JAX, so measure again when the machine is idle",
+            warns=True,
+        )
     if path is not None:
         _write(path, cases, more)
     failed = [case for case in cases if case.get("failed", _NO_MEMORY) != _NO_MEMORY]

@@ -82,12 +82,12 @@ class _MadeUp(SetReader):
     width: int = 0
     dtype: str = "float32"
 
-    def empty(self, *count: int) -> dict[str, np.ndarray]:
+    def empty(self, count: int) -> dict[str, np.ndarray]:
         return {
-            "features": np.zeros((*count, self.tokens, self.width), self.dtype),
+            "features": np.zeros((count, self.tokens, self.width), self.dtype),
             "feature_counts": np.zeros(count, np.int32),
             "view_counts": np.zeros(count, np.int32),
-            "geometry": np.zeros((*count, self.views, FEATURES), np.float32),
+            "geometry": np.zeros((count, self.views, FEATURES), np.float32),
         }
 
     def read(self, sets, at, record, kept, seed=0) -> None:

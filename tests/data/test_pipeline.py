@@ -20,8 +20,9 @@ from jaxvlm.config import default
 from jaxvlm.data.augment import Augment
 from jaxvlm.data.pipeline import batches
 from jaxvlm.data.plan import VERSION
-from jaxvlm.data.training_set import Rows, training_rows, visual_layout
+from jaxvlm.data.training_set import Rows, row_capacity, training_rows, visual_layout
 from jaxvlm.errors import UserError
+from jaxvlm.planning.inputs import batch_shapes
 
 ROWS = 24
 
@@ -376,6 +377,30 @@ def test_the_plan_is_the_same_on_every_machine(scenes_file, tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
         made.add(done.stdout.strip())
     assert (VERSION, *made) == (1, "128 f7d4b0108964e969")
+
+
+def test_rows_have_places_for_the_views_that_dropout_leaves(scenes_file):
+    """Stage 1's 20 of 24; or as many as are asked for, or as sets can have."""
+    stage1 = {"num_views": 8, "row_sets": 3, "view_dropout": 0.3}
+    for places, changes in (
+        (20, {}),
+        (24, {"view_dropout": 0.0}),
+        (27, {"row_sets": 4}),
+        (8, {"row_sets": 1}),
+        (16, {"row_views": 16}),
+        (24, {"row_views": 99}),
+        (8, {"pack": False}),
+        (24, {"features": {"folder": "cache"}}),
+        (24, {"features": {"folder": "cache"}, "row_views": 16}),
+    ):
+        data = default().data
+        data.update({**stage1, **changes})
+        assert row_capacity(data).views == places, changes
+    config = small(scenes_file, row_views=4)
+    batch = training_rows(config, 8).batch(0, 8)
+    shapes = batch_shapes(config, 8)
+    assert batch["images"].shape == shapes["images"].shape == (8, 4, 14, 14, 3)
+    assert (batch["view_counts"].sum(axis=1) <= 4).all() and batch["view_counts"].sum() > 16
 
 
 def test_how_full_rows_are(rows):

@@ -102,6 +102,29 @@ def test_rows_are_well_filled(per_set, sets, questions):
     assert np.quantile(fill, 0.03) > 0.9
 
 
+@pytest.mark.parametrize(("sets", "per_set"), [(3, 10), (3, 12), (6, 40)])
+def test_places_for_views_bind_as_places_for_image_sets_do(sets, per_set):
+    """With places for two whole sets' views rows hold two sets, however many more they could."""
+    items = samples([(30, 2, i // per_set) for i in range(40 * per_set)])
+
+    def rows_of(sets: int, views: int) -> list:
+        made = plan(items, capacity=Capacity(4096, sets, views, 200, 10), dropout=0.0)
+        return epoch_rows(made, 1)
+
+    found, expected = rows_of(sets, 6), rows_of(2, 99)
+    assert len(found) <= 1.05 * len(expected)
+    assert sum(map(len, found)) <= 1.05 * sum(map(len, expected))
+
+
+def test_rows_of_an_epoch_are_counted_for_other_places_for_views():
+    items = samples([(30, 2, i // 10) for i in range(400)])
+    made = [plan(items, capacity=Capacity(4096, 3, views, 200, 10)) for views in (5, 9)]
+    counts = [each.rows_in_epoch(0) for each in made]
+    assert counts[0] > counts[1]
+    for each in made:
+        assert [each.rows_with(views) for views in (5, 9)] == counts
+
+
 def test_places_for_image_sets_bind_where_sets_are_small():
     """Sets of one question each: all places are taken, and no more rows made than they need."""
     items = samples([(5, 2, i) for i in range(400)])

@@ -113,7 +113,10 @@ def test_a_batch_is_read_back_as_the_model_gets_it(batch):
     arrays = rows.batch(0, 2)
     for row, line in enumerate(re.findall(r"row \d: (.*)", text)):
         used = (arrays["segment_ids"][row] > 0).sum()
-        assert line.startswith(f"{used} of 120 tokens ({used / 120:.1%}), 2 of 2 image sets, 4 sam")
+        views = arrays["view_counts"][row].sum()
+        assert line.startswith(
+            f"{used} of 120 tokens ({used / 120:.1%}), 2 of 2 image sets, {views} of 4 views, 4 sam"
+        )
     samples = re.findall(r"segment \d+: tokens (\d+)-(\d+): (.*)", text)
     assert len(samples) == arrays["segment_ids"].max(1).sum()
     for group in rows.plan.row(0) + rows.plan.row(1):
@@ -157,7 +160,7 @@ def test_a_batch_of_cached_features_shows_their_images(tmp_path, batch):
 
 def test_a_batch_that_is_not_packed(batch):
     text, _ = batch("data.pack=False")
-    assert "1 of 1 image sets, 1 samples" in text
+    assert "1 of 1 image sets, 2 of 2 views, 1 samples" in text
 
 
 @pytest.mark.parametrize(

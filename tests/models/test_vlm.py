@@ -1,5 +1,7 @@
 """The parts of the model put together: one sample's way from images to logits."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,13 +28,8 @@ def encode(toy):
     @jax.jit
     def function(params, batch):
         model = load(abstract, unflatten(params))
-        rows, _, views = batch["geometry"].shape[:3]
-        features = model.see_rows(batch["images"], batch["view_counts"], views)
-        counts = batch["view_counts"].reshape(-1)
-        geometry = batch["geometry"].reshape(-1, *batch["geometry"].shape[2:])
-        seen = counts * (features.shape[1] // views)
-        visual = model.project(features, seen, counts, geometry)
-        return visual.reshape(rows, -1, visual.shape[-1])
+        visual = model.encode_rows(batch["images"], batch["view_counts"], batch["geometry"])
+        return visual.reshape(len(batch["tokens"]), -1, visual.shape[-1])
 
     return lambda batch: function({**toy.frozen, **toy.trained}, batch)
 
@@ -101,6 +98,18 @@ def test_a_packed_row_is_its_samples_each_in_a_row_of_its_own(toy, loss_and_grad
     for path, gradient in gradients.items():
         scale = float(jnp.abs(gradient).max())
         np.testing.assert_allclose(packed_gradients[path], gradient, atol=1e-5 * max(scale, 1))
+
+
+def test_fewer_places_for_views_change_nothing(toy, encode):
+    build = toy.rows.builder
+    first, second = toy.rows.plan.row(0)
+    groups = [dataclasses.replace(first, views=first.views[:1]), second]
+    fewer = dataclasses.replace(build, capacity=dataclasses.replace(build.capacity, views=3))
+    batches = [builder.batch([groups]) for builder in (build, fewer)]
+    assert [batch["images"].shape[1] for batch in batches] == [4, 3]
+    visual = [np.asarray(encode(batch)) for batch in batches]
+    shown = np.unique(batches[0]["visual_index"][batches[0]["visual_index"] >= 0])
+    np.testing.assert_allclose(visual[1][0, shown], visual[0][0, shown], atol=1e-5)
 
 
 def test_an_image_changes_only_the_answers_about_its_set(toy, encode, label_logits):

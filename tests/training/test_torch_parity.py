@@ -47,10 +47,10 @@ OURS = {"text_model": "language", "projector": "projector", "geom_head": "geomet
 class Reader(SetReader):
     """Puts made-up sets into rows; noise stands behind their ends, as nothing there may matter."""
 
-    def empty(self, *count):
+    def empty(self, count):
         draw, zeros = np.random.default_rng(9), np.zeros(count, np.int32)
-        features = 9 * draw.standard_normal((*count, CONTEXT, SIZES["in_dim"]), np.float32)
-        geometry = 9 * draw.standard_normal((*count, VIEWS, FEATURES), np.float32)
+        features = 9 * draw.standard_normal((count, CONTEXT, SIZES["in_dim"]), np.float32)
+        geometry = 9 * draw.standard_normal((count, VIEWS, FEATURES), np.float32)
         counts = {"feature_counts": zeros, "view_counts": zeros.copy()}
         return {"features": features, "geometry": geometry, **counts}
 

@@ -73,7 +73,7 @@ class Aggregator(nnx.Module):
           view_counts: real views of each item, the others being padding at the end: no real view
             sees them, and their own tokens are meaningless.
           taken: where each view belongs, if an item is a row of several sets instead of one set;
-            the tokens of its empty seats are meaningless.
+            the tokens of its empty seats are meaningless. It counts the views itself.
           layers: layers (from 0) to return; by default the last alone. No other is kept.
           remat: recompute each pair of blocks in the backward pass.
 
@@ -83,7 +83,10 @@ class Aggregator(nnx.Module):
 
         Raises:
           UserError: the images' sides are not multiples of the patch size, or no such layer.
+          ValueError: both `view_counts` and `taken`.
         """
+        if view_counts is not None and taken is not None:
+            raise ValueError("the views of rows are counted by `taken` alone")
         asked = tuple(layers) if layers is not None else (self.config.depth - 1,)
         if not asked or not all(0 <= layer < self.config.depth for layer in asked):
             raise UserError(

@@ -52,7 +52,7 @@ class Seats(NamedTuple):
 def seats(counts: Int[Array, "B S"], places: int, count: int) -> Seats:
     """Seats for rows whose sets have so many of V places taken, and which have X seats each.
 
-    A set's views must have seats: what is beyond the X-th is seen by none.
+    Each row must have seats for all of its views, as packing sees to.
     """
     ends = jnp.cumsum(counts, axis=1)
     starts = ends - counts
