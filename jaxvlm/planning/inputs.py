@@ -1,7 +1,7 @@
 """What the compiled steps of a run take, as shapes: nothing is read and nothing allocated.
 
-Axes of a batch: B rows, T tokens a row, S image sets a row, V views, C context tokens a set,
-L labels a row.
+Axes of a batch: B rows, T tokens a row, S image sets a row, X views a row, V views a set, C context
+tokens a set, L labels a row.
 """
 
 import dataclasses
