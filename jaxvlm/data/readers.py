@@ -1,7 +1,7 @@
 """What is read for an image set: its images, or their features out of a cache; and its geometry.
 
-Axes: N image sets, B rows, S image sets a row, X views a row, V views a set,
-H W pixels, C context tokens, F their width.
+Axes: N image sets, B rows, S image sets a row, X views a row, V views a set, H W pixels, C context
+tokens, F their width.
 """
 
 import abc
