@@ -1,9 +1,10 @@
 """Packing: an epoch's samples in as few rows as they fill, each image set in as few as it needs.
 
 Of every image set at most `questions_per_set` samples stand in a row, which are shown the same
-views. The number of rows follows from the tokens, labels, image sets and views there are; every set
-is given to the rows that hold least, and its samples go to the emptiest of its rows. So rows are
-filled alike and none is left half empty, as with packing one row after the other.
+views. The number of rows follows from the tokens, labels and image sets there are; every set is
+given to the rows that hold least, and its samples go to the emptiest of its rows. So rows are
+filled alike and none is left half empty, as with packing one row after the other. What finds no
+place, for its set's views have none, is packed into more rows in the same way.
 """
 
 import dataclasses
@@ -181,18 +182,15 @@ class Packer:
         places = [self.places(members) for members in waiting.values()]
         sizes = [self.sizes[index] for members in waiting.values() for index in members]
         # Which views will be shown is not known yet; those of one draw are as many on average.
-        shown = [len(self.views(self.samples[m[0]], rng)) for m in waiting.values()]
         visual = sum(
-            len(members) * self.visual(members[0], views)
-            for members, views in zip(waiting.values(), shown, strict=True)
+            len(members) * self.visual(members[0], len(self.views(self.samples[members[0]], rng)))
+            for members in waiting.values()
         )
-        views = sum(count * views for count, views in zip(places, shown, strict=True))
         tokens = visual + sum(text for text, _ in sizes)
         labels = sum(count for _, count in sizes)
         return max(
             int(np.ceil(tokens / (fill * capacity.tokens))),
             int(np.ceil(labels / (fill * capacity.labels))),
-            -(-views // capacity.views),
             -(-sum(places) // capacity.sets),
             max(places),
         )
