@@ -96,7 +96,7 @@ def _rooms(config):
     config.optimizer.warmup_ratio = 0.05
     # Where things are goes on being learnt as long as the rate stands.
     config.optimizer.decay_ratio = 0.5
-    config.train.max_steps = 10_000
+    config.train.max_steps = 14_000
     config.train.eval_every, config.train.best_by = 1000, "loss"
     config.evaluation.max_new_tokens = 128
 
@@ -123,7 +123,8 @@ def _mixed(config):
         # more.
         config.loss.language, config.loss.digits = 1.0, 0.25
         config.loss.action_json, config.loss.geometry_consistency = 4.0, 0.08
-        # An action and a question or two of the same room.
+        # An action and a question or two of the same room, and so a longer update.
+        config.train.max_steps = 10_000
         config.data.row_length, config.data.questions_per_set = 144, 3
 
 
