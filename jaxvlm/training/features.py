@@ -38,6 +38,7 @@ from jaxvlm.data.sources import load_sources
 from jaxvlm.data.training_set import framing, held_out_scenes
 from jaxvlm.errors import UserError
 from jaxvlm.models.tree import load
+from jaxvlm.models.vggt.model import for_inference
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm, features_of, vlm_config
 from jaxvlm.paths import unflatten
 from jaxvlm.shares import WHOLE, Share
@@ -194,21 +195,26 @@ class Encoder:
     """VGGT on the devices; compiled anew for every number of views."""
 
     def __init__(self, model: VLMConfig, params: Params, mesh: Mesh, dtype: np.dtype):
-        """Compiles nothing yet; `params` are VGGT's, `dtype` is that of the features."""
+        """Compiles nothing yet.
+
+        Args:
+          model: sizes.
+          params: VGGT's. They are emptied: see `for_inference`.
+          mesh: devices.
+          dtype: that of the features.
+        """
         self.vision = model.vision
-        self._params = params
+        vision = load(abstract_vlm(model).vision, unflatten(params)["vision"])
+        params.clear()
+        self._weights = for_inference(vision)
         self._sharding = batch_sharding(mesh)
-        abstract = abstract_vlm(model).vision
-
-        def encode(params: Params, images):
-            vision = load(abstract, unflatten(params)["vision"])
-            return features_of(vision, images, None).astype(dtype)
-
-        self._encode = jax.jit(encode)
+        self._encode = jax.jit(
+            lambda weights, images: features_of(weights, images, None).astype(dtype)
+        )
 
     def __call__(self, images: np.ndarray) -> jax.Array:
         """Features `[N, C, F]` of images `uint8[N, V, H, W, 3]`, as soon as they are ready."""
-        return self._encode(self._params, jax.device_put(images, self._sharding))
+        return self._encode(self._weights, jax.device_put(images, self._sharding))
 
 
 class _Writer:

@@ -21,7 +21,7 @@ from convert import vggt as names
 from jaxvlm.errors import UserError
 from jaxvlm.models import tree
 from jaxvlm.models.vggt.config import HEADS, DPTConfig, VGGTConfig
-from jaxvlm.models.vggt.model import VGGT
+from jaxvlm.models.vggt.model import VGGT, for_inference
 from jaxvlm.models.vggt.seats import seats
 from jaxvlm.models.vggt.vit import interpolate_positions
 
@@ -101,9 +101,9 @@ def predict(model: VGGT, images):
     return patches, layers, model(images)
 
 
-def outputs(name: str, case: str) -> dict[str, np.ndarray]:
+def outputs(model: VGGT, name: str, case: str) -> dict[str, np.ndarray]:
     """Our predictions under the fixture's names."""
-    patches, layers, out = predict(imported(name), images_of(name, case))
+    patches, layers, out = predict(model, images_of(name, case))
     found = {"patch_tokens": patches}
     found |= {f"aggregated_tokens_{i:02}": x for i, x in enumerate(layers)}
     for i, pose in enumerate(out.get("poses", ())):
@@ -126,9 +126,11 @@ def check(found: np.ndarray, wanted: np.ndarray, key: str):
     assert np.abs(found - wanted).max() <= tolerance, (key, np.abs(found - wanted).max())
 
 
+@pytest.mark.parametrize("ready", [nnx.clone, lambda model: for_inference(nnx.clone(model))],
+                         ids=["stacked", "for_inference"])  # fmt: skip
 @pytest.mark.parametrize(("name", "case"), CASES)
-def test_outputs_equal_the_official_ones(name, case):
-    found = outputs(name, case)
+def test_outputs_equal_the_official_ones(name, case, ready):
+    found = outputs(ready(imported(name)), name, case)
     wanted = {
         key.removeprefix(f"{case}/"): value
         for key, value in fixture(name).items()

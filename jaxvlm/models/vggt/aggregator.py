@@ -19,6 +19,7 @@ from jaxvlm.models.vggt.blocks import (
     Block,
     Rotation,
     axial_rotation,
+    scan,
     stack,
 )
 from jaxvlm.models.vggt.config import VGGTConfig
@@ -144,15 +145,18 @@ class Aggregator(nnx.Module):
             x = cross(within, rotation, across)
             here = (jnp.asarray(asked) == index).reshape(-1, 1, 1, 1)
             both = jnp.concatenate([within, x], axis=-1).astype(kept.dtype)
-            return (x, jnp.where(here, both, kept)), None
+            return x, jnp.where(here, both, kept)
 
         if remat:
             body = jax.checkpoint(body, prevent_cse=False)
         x = tokens.reshape(-1, *tokens.shape[2:]).astype(jnp.float32)
         dtype = self.camera_token[...].dtype
         kept = jnp.zeros((len(asked), *x.shape[:-1], 2 * x.shape[-1]), dtype)
-        pairs = (self.frame_blocks, self.global_blocks, jnp.arange(self.config.depth))
-        kept = jax.lax.scan(body, (x, kept), pairs)[0][1]
+        depth = self.config.depth
+        apart = isinstance(self.frame_blocks, tuple)
+        pairs = (self.frame_blocks, self.global_blocks)
+        pairs += (tuple(range(depth)) if apart else jnp.arange(depth),)
+        _, kept = scan(body, (x, kept), pairs)
         return kept.reshape(len(asked), *tokens.shape[:-1], -1)
 
     def _rotation(self, grid: tuple[int, int]) -> Rotation:

@@ -45,19 +45,47 @@ def stack(make: Callable[[nnx.Rngs], Module], length: int, rngs: nnx.Rngs) -> Mo
     return nnx.vmap(make)(rngs.split(length))
 
 
-def run(blocks: nnx.Module, x: Float[Array, "B T C"], *, lengths=None, remat: bool = False):
-    """Runs a stack of `Block`s one after the other, without rotation.
+def cut(stacked: Module) -> tuple[Module, ...]:
+    """The modules of a `stack`, each with parameters of its own."""
+    leaves, structure = jax.tree.flatten(stacked)
+    layers = zip(*map(jnp.unstack, leaves), strict=True)
+    return tuple(structure.unflatten(layer) for layer in layers)
+
+
+def scan(body: Callable, carry, layers: tuple):
+    """`lax.scan` of `body` over stacks, or over tuples of what was `cut`; returns the last carry.
+
+    Args:
+      body: from the carry and a layer's share of `layers` to the next carry.
+      carry: the first.
+      layers: stacks of modules and arrays, or for each of them a tuple.
+    """
+    if isinstance(layers[0], tuple):
+        for layer in zip(*layers, strict=True):
+            carry = body(carry, layer)
+        return carry
+    return jax.lax.scan(lambda carry, layer: (body(carry, layer), None), carry, layers)[0]
+
+
+def run(
+    blocks: nnx.Module | tuple[nnx.Module, ...],
+    x: Float[Array, "B T C"],
+    *,
+    lengths=None,
+    remat: bool = False,
+):
+    """Runs `Block`s, stacked or cut, one after the other, without rotation.
 
     Tokens from `lengths` on are padding, which none sees.
     """
     attend = functools.partial(attention, lengths=lengths)
 
-    def body(x, block):
-        return gathered(block)(x, attend=attend), None
+    def body(x, layer):
+        return gathered(layer[0])(x, attend=attend)
 
     if remat:
         body = jax.checkpoint(body, prevent_cse=False)
-    return jax.lax.scan(body, x, blocks)[0]
+    return scan(body, x, (blocks,))
 
 
 def axial_rotation(positions: np.ndarray, head_dim: int, base: float) -> Rotation:
