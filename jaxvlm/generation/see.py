@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from jaxvlm.models.partition import BATCH_AXES
 from jaxvlm.models.tree import load
-from jaxvlm.models.vggt.model import for_inference
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm
 from jaxvlm.paths import unflatten
 
@@ -28,31 +27,27 @@ _INPUTS = {
 
 
 def encoder(
-    model: VLMConfig, params: dict[str, Array], mesh: Mesh
+    model: VLMConfig, params: Mapping[str, Array], mesh: Mesh
 ) -> Callable[[Mapping[str, np.ndarray]], Float[np.ndarray, "N M D"]]:
     """The function from image sets, as a reader makes them, to their visual vectors.
 
     Args:
       model: sizes.
-      params: all parts but the language model, whole on every device. They are emptied: see
-        `for_inference`.
+      params: all parts but the language model, whole on every device.
       mesh: devices, among which the sets are shared out; N is a multiple of their number.
 
     Returns:
       The function. Views that none of its sets has cost nothing; it is compiled for every number
       of views, of those that the largest of its sets has.
     """
-    weights = load(abstract_vlm(dataclasses.replace(model, language=None)), unflatten(params))
-    params.clear()
-    if model.vision is not None:
-        weights.vision = for_inference(weights.vision)
+    abstract = abstract_vlm(dataclasses.replace(model, language=None))
 
     split = NamedSharding(mesh, _ROWS)
 
     @functools.cache
     def compiled(way: str):
-        def seen(weights, *inputs):
-            return getattr(weights, way)(*inputs)
+        def seen(params, *inputs):
+            return getattr(load(abstract, unflatten(params)), way)(*inputs)
 
         specs = (PartitionSpec(), *[_ROWS] * len(_INPUTS[way]))
         return jax.jit(
@@ -65,6 +60,6 @@ def encoder(
         most = max(int(sets[count].max()), 1)
         sets = sets | {large: sets[large][:, :most]}
         inputs = jax.device_put([sets[name] for name in _INPUTS[way]], split)
-        return jax.device_get(compiled(way)(weights, *inputs))
+        return jax.device_get(compiled(way)(params, *inputs))
 
     return encoded

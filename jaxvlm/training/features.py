@@ -38,7 +38,6 @@ from jaxvlm.data.sources import load_sources
 from jaxvlm.data.training_set import framing, held_out_scenes
 from jaxvlm.errors import UserError
 from jaxvlm.models.tree import load
-from jaxvlm.models.vggt.model import for_inference
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm, features_of, vlm_config
 from jaxvlm.paths import unflatten
 from jaxvlm.shares import WHOLE, Share
@@ -199,22 +198,24 @@ class Encoder:
 
         Args:
           model: sizes.
-          params: VGGT's. They are emptied: see `for_inference`.
+          params: VGGT's. They are emptied, so that no layer is held twice for long.
           mesh: devices.
           dtype: that of the features.
         """
         self.vision = model.vision
         vision = load(abstract_vlm(model).vision, unflatten(params)["vision"])
         params.clear()
-        self._weights = for_inference(vision)
+        if mesh.devices.flat[0].platform == "cpu":
+            vision.aggregator.cut_layers()
+        self._vision = vision
         self._sharding = batch_sharding(mesh)
         self._encode = jax.jit(
-            lambda weights, images: features_of(weights, images, None).astype(dtype)
+            lambda vision, images: features_of(vision, images, None).astype(dtype)
         )
 
     def __call__(self, images: np.ndarray) -> jax.Array:
         """Features `[N, C, F]` of images `uint8[N, V, H, W, 3]`, as soon as they are ready."""
-        return self._encode(self._weights, jax.device_put(images, self._sharding))
+        return self._encode(self._vision, jax.device_put(images, self._sharding))
 
 
 class _Writer:

@@ -96,7 +96,7 @@ def _jaxvlm(config: VGGTConfig, shape: tuple[int, ...], case: dict) -> dict:
     from flax import nnx
 
     from jaxvlm.models.tree import load, pure
-    from jaxvlm.models.vggt.model import VGGT, for_inference
+    from jaxvlm.models.vggt.model import VGGT
     from jaxvlm.paths import unflatten
 
     device = jax.devices()[0]
@@ -109,7 +109,9 @@ def _jaxvlm(config: VGGTConfig, shape: tuple[int, ...], case: dict) -> dict:
     }
     model = load(abstract, unflatten(params))
     del params
-    model = for_inference(model)
+    if cpu:
+        # As a feature cache is filled there.
+        model.aggregator.cut_layers()
     images = jax.device_put(_images(shape), device)
     see = jax.jit(lambda model, images: model.aggregator(images))
     seconds = sides.seconds_of(lambda: see(model, images).block_until_ready(), case["repeats"])

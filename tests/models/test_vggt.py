@@ -21,7 +21,7 @@ from convert import vggt as names
 from jaxvlm.errors import UserError
 from jaxvlm.models import tree
 from jaxvlm.models.vggt.config import HEADS, DPTConfig, VGGTConfig
-from jaxvlm.models.vggt.model import VGGT, for_inference
+from jaxvlm.models.vggt.model import VGGT
 from jaxvlm.models.vggt.seats import seats
 from jaxvlm.models.vggt.vit import interpolate_positions
 
@@ -126,11 +126,14 @@ def check(found: np.ndarray, wanted: np.ndarray, key: str):
     assert np.abs(found - wanted).max() <= tolerance, (key, np.abs(found - wanted).max())
 
 
-@pytest.mark.parametrize("ready", [nnx.clone, lambda model: for_inference(nnx.clone(model))],
-                         ids=["stacked", "for_inference"])  # fmt: skip
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize(("name", "case"), CASES)
-def test_outputs_equal_the_official_ones(name, case, ready):
-    found = outputs(ready(imported(name)), name, case)
+def test_outputs_equal_the_official_ones(name, case, cut):
+    model = nnx.clone(imported(name))
+    if cut:
+        model.aggregator.cut_layers()
+        assert isinstance(model.aggregator.global_blocks, tuple)
+    found = outputs(model, name, case)
     wanted = {
         key.removeprefix(f"{case}/"): value
         for key, value in fixture(name).items()

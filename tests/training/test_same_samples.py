@@ -113,7 +113,9 @@ def test_one_compiled_encoder_gives_the_very_same_features(toy, cached):
     plain = make_toy(tiny.config_for(toy.config.data.train[0]["path"])).rows.builder.reader
     sets = plain.empty(3)
     plain.read(sets, 0, record, groups[0].views)
-    encode = features.Encoder(toy.model, dict(toy.frozen), toy.mesh, np.dtype(np.float32))
+    given = dict(toy.frozen)
+    encode = features.Encoder(toy.model, given, toy.mesh, np.dtype(np.float32))
+    assert not given
     made = encode(sets["images"][:, : len(groups[0].views)])[0]
     count = batch["feature_counts"][0, 0]
     assert count == len(made)

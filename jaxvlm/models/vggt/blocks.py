@@ -5,7 +5,7 @@ L layers of a stack, Y rows and X columns of patches, S = Y*X, O output channels
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
@@ -52,23 +52,33 @@ def cut(stacked: Module) -> tuple[Module, ...]:
     return tuple(structure.unflatten(layer) for layer in layers)
 
 
-def scan(body: Callable, carry, layers: tuple):
-    """`lax.scan` of `body` over stacks, or over tuples of what was `cut`; returns the last carry.
+def fold(body: Callable, carry, stacks: Sequence[Module | tuple[Module, ...]], *, remat: bool):
+    """Runs `body` over the layers of stacks, by `lax.scan`, or one by one where they are `cut`.
 
     Args:
-      body: from the carry and a layer's share of `layers` to the next carry.
+      body: from the carry, a layer of each stack and their number to the next carry.
       carry: the first.
-      layers: stacks of modules and arrays, or for each of them a tuple.
+      stacks: of as many layers each, all stacked or all cut.
+      remat: recompute each layer in the backward pass.
+
+    Returns:
+      The last carry.
     """
-    if isinstance(layers[0], tuple):
-        for layer in zip(*layers, strict=True):
-            carry = body(carry, layer)
+    apart = isinstance(stacks[0], tuple)
+    if remat:
+        body = jax.checkpoint(body, prevent_cse=apart)
+    if apart:
+        # Traced and lowered once for all layers.
+        body = jax.jit(body)
+        for index, layers in enumerate(zip(*stacks, strict=True)):
+            carry = body(carry, layers, index)
         return carry
-    return jax.lax.scan(lambda carry, layer: (body(carry, layer), None), carry, layers)[0]
+    indices = jnp.arange(len(jax.tree.leaves(stacks[0])[0]))
+    return jax.lax.scan(lambda carry, of: (body(carry, *of), None), carry, (stacks, indices))[0]
 
 
 def run(
-    blocks: nnx.Module | tuple[nnx.Module, ...],
+    blocks: Module | tuple[Module, ...],
     x: Float[Array, "B T C"],
     *,
     lengths=None,
@@ -79,13 +89,7 @@ def run(
     Tokens from `lengths` on are padding, which none sees.
     """
     attend = functools.partial(attention, lengths=lengths)
-
-    def body(x, layer):
-        return gathered(layer[0])(x, attend=attend)
-
-    if remat:
-        body = jax.checkpoint(body, prevent_cse=False)
-    return scan(body, x, (blocks,))
+    return fold(lambda x, of, _: gathered(of[0])(x, attend=attend), x, (blocks,), remat=remat)
 
 
 def axial_rotation(positions: np.ndarray, head_dim: int, base: float) -> Rotation:

@@ -3,12 +3,10 @@
 Axes: B batch, V views, H W pixels, P tokens a view, C width, I iterations of the camera head.
 """
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxvlm.models.vggt.aggregator import Aggregator
-from jaxvlm.models.vggt.blocks import cut
 from jaxvlm.models.vggt.camera import CameraHead
 from jaxvlm.models.vggt.config import VGGTConfig
 from jaxvlm.models.vggt.dpt import DepthHead, PointHead
@@ -62,21 +60,3 @@ class VGGT(nnx.Module):
             asked = [tokens[layer] for layer in config.point_head.layers]
             out["points"], out["points_confidence"] = self.point_head(asked, size)
         return out
-
-
-def for_inference(vision: VGGT) -> VGGT:
-    """Changes a module of arrays to what sees fastest without learning, and returns it.
-
-    On a CPU a scan over stacks copies each layer's parameters before it computes with them, which
-    takes a twelfth of the time of one view of 224 x 224 pixels. There the aggregator's layers are
-    cut: the outputs are the same, and compiling takes twice as long. On a GPU, where compiling is
-    slow and copying is not, they stay stacked.
-    """
-    if jax.default_backend() == "cpu":
-        aggregator = vision.aggregator
-        # One stack after the other, so that none is held twice for long.
-        if aggregator.config.patch_embed == "vit":
-            aggregator.patch_embed.blocks = cut(aggregator.patch_embed.blocks)
-        aggregator.frame_blocks = cut(aggregator.frame_blocks)
-        aggregator.global_blocks = cut(aggregator.global_blocks)
-    return vision
