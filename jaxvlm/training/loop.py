@@ -153,7 +153,7 @@ class _Updates:
             contextlib.closing(profile),
         ):
             for step in range(self._first, last):
-                with profile.update(step + 1) as wanted:
+                with profile.update(step + 1, self._computing) as wanted:
                     sums = self._update(steps, sums, step)
                     if wanted:
                         jax.block_until_ready(self._computing)

@@ -53,17 +53,29 @@ class Profile:
         if updates is not None and (workdir / FOLDER).is_file():
             raise UserError(f"{workdir / FOLDER} is a file, where the traces' folder should be")
         if updates is not None and not made < updates[0] <= updates[-1] <= last:
-            left = f"makes the updates {made + 1} to {last}" if made < last else "has made them all"
+            left = (
+                f"makes the updates {made + 1} to {last}"
+                if made < last
+                else (
+                    f"ended with update {last}; another --workdir, or a larger train.max_steps, "
+                    "makes more"
+                )
+            )
             raise UserError(f"--profile {updates[0]}:{updates[-1]}: this run {left}")
         return cls(workdir, updates or range(0))
 
     @contextlib.contextmanager
-    def update(self, number: int) -> Iterator[bool]:
-        """Around update `number` (from 1); yields whether its results must be waited for within."""
+    def update(self, number: int, computing: object) -> Iterator[bool]:
+        """Around update `number` (from 1); yields whether its results must be waited for within.
+
+        What is still `computing` of the updates before is waited for, so that the trace has none of
+        it.
+        """
         if number not in self._updates:
             yield False
             return
         if not self._running:
+            jax.block_until_ready(computing)
             self._start()
         with jax.profiler.StepTraceAnnotation("update", step_num=number):
             yield True

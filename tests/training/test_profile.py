@@ -93,7 +93,7 @@ def test_a_refused_profile_leaves_the_checkpoints_of_a_run(records, tmp_path, ca
     assert "--profile 2:3: this run makes the updates 4 to 6" in capsys.readouterr().err
     assert (workdir / "checkpoints" / "6").is_dir()
     assert run(records, workdir, "--profile", "2:3") == 2
-    assert "--profile 2:3: this run has made them all" in capsys.readouterr().err
+    assert "--profile 2:3: this run ended with update 6" in capsys.readouterr().err
 
 
 def test_compiled_programs_stay_in_the_workdir_unless_told_otherwise(tmp_path, monkeypatch):
