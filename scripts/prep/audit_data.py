@@ -8,7 +8,6 @@ in both. The exit code is 1 if anything is an error; warnings alone leave it 0.
 """
 
 import argparse
-import contextlib
 import json
 import re
 import sys
@@ -36,11 +35,8 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError(f"--examples {flags.examples}: expected at least 0")
     files = [file for pattern in flags.files for file in open_records(pattern)]
     _check_output(flags, [file.path for file in files])
-    findings = []
-    for file in files:
-        quiet = contextlib.nullcontext(lambda count=1: None)
-        with quiet if flags.json else progress(file.path.name, len(file)) as advance:
-            findings.append(audit_file(file, flags.image_root, flags.images, advance))
+    shown = {} if flags.json else {"progress": progress}
+    findings = [audit_file(file, flags.image_root, flags.images, **shown) for file in files]
     rooms = read_rooms(flags.rooms) if flags.rooms else {}
     check_shared_scenes(_named(findings, "train"), _named(findings, "test", "val"), rooms)
     report = _report(findings)

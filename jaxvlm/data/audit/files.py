@@ -1,5 +1,6 @@
 """The audit: every check over a whole file of records, in one pass and a look at each image."""
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from jaxvlm.data.audit.checks import CHECKS, ERROR, WARNING, Problem, check_record, room_of
 from jaxvlm.data.audit.duplicates import Rows, digest
 from jaxvlm.data.audit.findings import Findings
-from jaxvlm.data.audit.images import Advance, ImageUse, attach, check_uses, image_uses
+from jaxvlm.data.audit.images import ImageUse, Progress, attach, check_uses, image_uses
 from jaxvlm.data.items import RecordError
 from jaxvlm.data.record import Record
 from jaxvlm.data.records import RecordFile
@@ -15,15 +16,15 @@ from jaxvlm.data.records import RecordFile
 _SAME_GEOMETRY = 4096
 
 
-def _nothing(count: int = 1) -> None:
-    pass
+def _silent(title: str, total: int) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext(lambda count=1: None)
 
 
 def audit_file(
     file: RecordFile,
     image_roots: Sequence[str],
     look_at_images: bool,
-    advance: Advance = _nothing,
+    progress: Progress = _silent,
 ) -> Findings:
     """Checks every record of a file.
 
@@ -31,7 +32,7 @@ def audit_file(
       file: the records.
       image_roots: folders that relative image paths are tried in, after the record file's own.
       look_at_images: look for every image and decode it.
-      advance: called with the number of records or images that are done.
+      progress: shows how far the records are, then the images, like `jaxvlm.console.progress`.
     """
     findings = Findings(file, len(file), {}, set(), {}, Counter(), {})
     for note in file.items.notes:
@@ -41,26 +42,27 @@ def audit_file(
     uses: dict[ImageUse, None] = {}
     rows, geometries = Rows(), _Geometries()
     answered = False
-    for index in range(len(file)):
-        advance(1)
-        try:
-            record = file[index]
-        except RecordError as error:
-            found = Problem(error.check, ERROR, str(error))
-            findings.problems.setdefault(index, []).append(found)
-            continue
-        problems = geometries.check(record)
-        if problems:
-            findings.problems.setdefault(index, []).extend(problems)
-        answered |= bool(record.answer)
-        rows.add(index, record)
-        findings.scenes.setdefault(record.scene_id, index)
-        findings.tasks[record.task] += 1
-        uses.update(dict.fromkeys(image_uses(record)))
+    with progress(f"records of {file.path.name}", len(file)) as advance:
+        for index in range(len(file)):
+            advance()
+            try:
+                record = file[index]
+            except RecordError as error:
+                found = Problem(error.check, ERROR, str(error))
+                findings.problems.setdefault(index, []).append(found)
+                continue
+            problems = geometries.check(record)
+            if problems:
+                findings.problems.setdefault(index, []).extend(problems)
+            answered |= bool(record.answer)
+            rows.add(index, record)
+            findings.scenes.setdefault(record.scene_id, index)
+            findings.tasks[record.task] += 1
+            uses.update(dict.fromkeys(image_uses(record)))
     rows.report(findings)
     if not answered:
         _soften(findings, "answer-empty")
-    problems = check_uses(findings, uses, image_roots, look_at_images, advance)
+    problems = check_uses(findings, uses, image_roots, look_at_images, progress)
     if problems:
         attach(findings, problems)
     return findings

@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from jaxvlm.data.audit.checks import ERROR, SMALLEST_IMAGE, WARNING, other_scene
@@ -14,7 +15,8 @@ from jaxvlm.data.record import Record
 from jaxvlm.errors import UserError
 
 _READERS = 16
-Advance = Callable[[int], object]
+# From a title and a total to what yields the function that counts.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[], object]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ def check_uses(
     uses: dict[ImageUse, None],
     image_roots: Sequence[str],
     look: bool,
-    advance: Advance,
+    progress: Progress,
 ) -> dict[ImageUse, list[Flaw]]:
     """What is wrong with each use of an image."""
     problems: dict[ImageUse, list[Flaw]] = {}
@@ -60,7 +62,7 @@ def check_uses(
     if not look:
         return problems
     where = {(use.folder, use.image): None for use in uses}
-    looked = look_at_images(where, image_roots, advance)
+    looked = look_at_images(where, image_roots, progress)
     for use in uses:
         look_result = looked[use.folder, use.image]
         findings.images |= look_result.seen
@@ -123,14 +125,14 @@ class Look:
 
 
 def look_at_images(
-    images: Iterable[tuple[str, str]], image_roots: Sequence[str], advance: Advance
+    images: Collection[tuple[str, str]], image_roots: Sequence[str], progress: Progress
 ) -> dict[tuple[str, str], Look]:
     """Finds and decodes images, many at a time, for a network's file system is slow.
 
     Args:
       images: (folder of the record file, path as written).
       image_roots: folders to look in after the record file's own.
-      advance: called for every image.
+      progress: shows how many are done.
     """
 
     def look(item: tuple[str, str]) -> Look:
@@ -149,10 +151,10 @@ def look_at_images(
             return Look(candidate, None, str(error), seen)
 
     looked = {}
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(_READERS) as pool, progress("images", len(images)) as advance:
         for item, result in zip(images, pool.map(look, images), strict=True):
             looked[item] = result
-            advance(1)
+            advance()
     return looked
 
 

@@ -60,8 +60,7 @@ def verdict(file: RecordFile, image_roots: Sequence[str]) -> Verdict:
     if known is not None:
         return known
     say(f"{file.path}: checking {len(file):,} records and their images")
-    with progress("checking", len(file)) as advance:
-        findings = audit_file(file, image_roots, True, advance)
+    findings = audit_file(file, image_roots, True, progress)
     levels = Counter(
         p.check for found in findings.problems.values() for p in found if p.level == "warning"
     )
