@@ -46,9 +46,17 @@ def main(flags: argparse.Namespace) -> None:
             f"--images: {len(flags.images)} views, but this run was trained with at most {most}"
         )
     if record.is_action and not chosen.config.model.action.ffn_dim:
-        say("warning: this run has no action head; it may never have learnt actions", warns=True)
+        say(
+            "warning: this run has no action head; it may never have learnt actions "
+            "(configs/stage2_arkit.py teaches them)",
+            warns=True,
+        )
     if flags.geometry is None and chosen.config.model.geometry.mode != "none":
-        say("without --geometry the model knows no scale, nor where the cameras stood", warns=True)
+        say(
+            "warning: without --geometry the model knows no scale, nor where the cameras stood: "
+            "distances are guesses",
+            warns=True,
+        )
     # Beside the answers, which alone go to the output.
     say(f"reading {chosen.folder or 'the imported weights'}", warns=True)
     answerer = chosen.answerer(lambda: {tuple(flags.images)})
@@ -115,7 +123,10 @@ def _geometry(path: Path | None) -> dict:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--geometry {path} cannot be read: {error}") from None
+        raise UserError(
+            f"--geometry {path} cannot be read as one JSON object, such as a single line of a "
+            f"record file: {error}"
+        ) from None
     if not isinstance(fields, dict) or "geom_token" not in fields:
         raise UserError(f"--geometry {path}: expected a JSON object with 'geom_token'")
     return {name: fields[name] for name in ("geom_token", "image_size", "up") if name in fields}

@@ -171,6 +171,7 @@ def _write(path: Path, cases: Sequence[Mapping], more: Mapping) -> None:
         "date": date.today().isoformat(),
         "command": shlex.join(["python", *sys.argv]),
         "machine": platform.platform(),
+        "cpu": _cpu(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "environment": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
@@ -181,6 +182,17 @@ def _write(path: Path, cases: Sequence[Mapping], more: Mapping) -> None:
     }
     write_text(path, json.dumps(record, indent=1) + "\n")
     print(f"record: {path}")
+
+
+def _cpu() -> str:
+    """The name that Linux has for it, and its widest vectors."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    fields = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    vectors = [flag for flag in ("avx512f", "avx2") if flag in fields.get("flags", "").split()]
+    return " ".join([fields.get("model name", platform.machine()), *vectors[:1]])
 
 
 def _revision() -> str:
