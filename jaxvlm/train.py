@@ -30,10 +30,12 @@ def main(flags: argparse.Namespace) -> None:
     from jax.errors import JaxRuntimeError
 
     from jaxvlm.planning.at_start import out_of_memory, settled
+    from jaxvlm.training.checkpoints import update_to_resume
     from jaxvlm.training.compilation import keep_compiled
     from jaxvlm.training.loop import train
     from jaxvlm.training.processes import check_devices, joined
     from jaxvlm.training.profile import traced_updates
+    from jaxvlm.training.run import find_checkpoint
     from jaxvlm.training.signals import stop_requests
     from jaxvlm.workdir import open_workdir
 
@@ -47,6 +49,9 @@ def main(flags: argparse.Namespace) -> None:
             stack.enter_context(joined(place, flags.join_seconds))
         check_devices(flags.devices)
         keep_compiled(workdir)
+        # Before the planning, which takes half a minute at full size.
+        if update_to_resume(workdir, flags.resume_from) is None and config.init_from is not None:
+            find_checkpoint(Path(config.init_from), "init_from")
         with stop_requests():
             config = settled(config)
         try:

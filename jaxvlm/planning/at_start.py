@@ -95,7 +95,7 @@ def _chosen(config, rows: Sequence[int], remats: Sequence[str]) -> tuple[int, in
         return config.train.rows_per_device, len(remats) - 1
     if best is None:
         raise UserError(
-            f"{asked}: not one row a device fits {gib(device.memory)} of {device.kind}; "
+            f"{asked}: not one row a device fits {gib(device.memory)} of {device.kind}. "
             f"{_advice(config)}"
         )
     found = best[1]

@@ -1,5 +1,6 @@
 """Runs that begin with the parameters of another."""
 
+import argparse
 import json
 import shutil
 
@@ -9,8 +10,11 @@ import tiny
 from adapters import LORA, PARTS, RULES, configured, scores
 
 from convert.stored import open_stored
+from jaxvlm import train
 from jaxvlm.config_checks import check
+from jaxvlm.entry import split_overrides
 from jaxvlm.errors import UserError
+from jaxvlm.planning import at_start
 from jaxvlm.training import loop
 from jaxvlm.training.frozen import kept_shapes
 from jaxvlm.training.mesh import make_mesh
@@ -149,6 +153,15 @@ def test_a_part_that_the_other_lacks_begins_anew(records, weights, tmp_path, cap
     config = configured(records, weights, init_from=str(work), model__geometry__mode="none")
     begun(config, tmp_path / "back")
     assert "its geometry is not used" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_that_is_not_there_is_named_before_the_planning(records, tmp_path, monkeypatch):
+    monkeypatch.setattr(at_start, "settled", lambda config: pytest.fail("planned"))
+    given = tiny.arguments(records, tmp_path / "run", "init_from=nowhere", "train.remat=auto")
+    arguments, overrides = split_overrides(given)
+    flags = train.parser().parse_args(arguments, argparse.Namespace(overrides=overrides))
+    with pytest.raises(UserError, match=r"init_from .*nowhere does not exist"):
+        train.main(flags)
 
 
 @pytest.mark.parametrize(
