@@ -28,7 +28,8 @@ _POLL = 0.02
 
 def main(flags: argparse.Namespace) -> None:
     found: dict[str, list[float]] = {"cold": [], "compiled before": []}
-    for _ in range(flags.rounds):
+    for number in range(flags.rounds):
+        print(f"round {number + 1} of {flags.rounds}: two starts", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             workdir = Path(folder) / "run"
             found["cold"].append(_seconds(flags, workdir))
@@ -68,8 +69,10 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         "startup.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    flags.add_argument("--config", default="configs/demo.py")
-    flags.add_argument("--rounds", type=sides.count, default=3)
+    flags.add_argument("--config", default="configs/demo.py", help="what is trained")
+    flags.add_argument(
+        "--rounds", type=sides.count, default=3, help="how often both are measured (default: 3)"
+    )
     flags.add_argument("--output", type=record_file, help="write the record as JSON")
     return flags
 
