@@ -79,9 +79,9 @@ def _full_size(config):
 
 def _rooms(config):
     config.init_from = "runs/demo"
-    # Digits of a place not known teach nothing, and a centre a metre off projects to anywhere in a
-    # view from inside the room: both drown what turns the small model's gaze.
-    config.loss.language = 0.25
+    # Centimetres of a place not known teach nothing, and a centre a metre off projects to anywhere
+    # in a view from inside the room: both drown what turns the small model's gaze.
+    config.loss.language, config.loss.finer_digits = 1.0, 0.4
     config.loss.action_json, config.loss.geometry_consistency = 1.0, 0.02
     data = config.data
     for split in ("train", "val", "test"):
@@ -121,7 +121,7 @@ def _mixed(config):
         # The quarter is for digits (and for the head, which counts as an action's labels do), not
         # for answers, which must not be forgotten. Beside them the head learns late, so it counts
         # more.
-        config.loss.language, config.loss.digits = 1.0, 0.25
+        config.loss.language, config.loss.digits, config.loss.finer_digits = 1.0, 0.25, 1.0
         config.loss.action_json, config.loss.geometry_consistency = 4.0, 0.08
         # An action and a question or two of the same room, and so a longer update.
         config.train.max_steps = 10_000

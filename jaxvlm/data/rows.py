@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from jaxvlm.console import say_once
 from jaxvlm.data.boxes import BOX, action_numbers
@@ -48,6 +48,20 @@ class VisualLayout:
         return np.concatenate([slots, self.geometry + np.arange(self.latents)]).astype(np.int32)
 
 
+# A number has no more digits; what has, is a name.
+_DIGITS = 4
+
+
+def digits_before(is_digit: Bool[np.ndarray, "L"]) -> Int[np.ndarray, "L"]:
+    """How many digits of its number each token follows on, be it one of them or what ends it."""
+    before = np.zeros(len(is_digit) + 1, np.int64)
+    edges = np.flatnonzero(np.diff(is_digit, prepend=False, append=False))
+    for start, end in edges.reshape(-1, 2):
+        if end - start <= _DIGITS:
+            before[start + 1 : end + 1] = np.arange(1, end - start + 1)
+    return before[:-1]
+
+
 @dataclasses.dataclass(frozen=True)
 class RowBuilder:
     """Builds packed rows of the contract from groups of samples.
@@ -63,7 +77,8 @@ class RowBuilder:
       sources: the number of the source that each record is of.
       skip: leave samples out whose images cannot be read, instead of stopping.
       digits: the ids of digits, and
-      digit_weight: what one in an action counts, where another label of it counts 1.
+      digit_weight: what one in an action counts, where another label of it counts 1;
+      finer_weight: how much less each token within a number counts than the one before it.
       answer_weight: what a label of an answer counts.
       boxes: the batch has the arrays of actions, for the action head.
     """
@@ -79,6 +94,7 @@ class RowBuilder:
     skip: bool = False
     digits: Sequence[int] = ()
     digit_weight: float = 1.0
+    finer_weight: float = 1.0
     answer_weight: float = 1.0
     boxes: bool = False
 
@@ -157,8 +173,9 @@ class RowBuilder:
         if not sample.is_action:
             return np.full(len(sample.answer), self.answer_weight, np.float32)
         weights = np.ones(len(sample.answer), np.float32)
-        weights[np.isin(sample.answer, self.digits)] = self.digit_weight
-        return weights
+        is_digit = np.isin(sample.answer, self.digits)
+        weights[is_digit] = self.digit_weight
+        return weights * self.finer_weight ** digits_before(is_digit)
 
     def _write_box(self, batch: dict, at: tuple[int, int], index: int, token, set_index, weights):
         """Writes the box of an action, whose first label follows on the `token`."""

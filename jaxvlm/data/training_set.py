@@ -338,6 +338,7 @@ def _laid_out(
         data.on_bad_record == "skip",
         tokenizer.digits,
         config.loss.digits,
+        config.loss.finer_digits,
         config.loss.answers,
         boxes=config.model.action.ffn_dim > 0,
     )

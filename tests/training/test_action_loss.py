@@ -1,5 +1,7 @@
 """The losses of the action head: what they measure, and what a weight of 0 leaves out."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -203,6 +205,30 @@ def test_digits_may_count_more(made):
     digit = np.isin(batch["labels"], digits) & (batch["label_weights"] > 0)
     assert digit.any() and not digit.all()
     np.testing.assert_array_equal(weights, batch["label_weights"] * np.where(digit, 3, 1))
+
+
+def test_the_finer_a_digit_the_less_it_may_count(made):
+    """What follows on digits of a number counts less, digit or not: a label has no say in it."""
+    config, _, _, batch, _ = made
+    coarse = config.copy_and_resolve_references()
+    coarse.loss.finer_digits = 0.5
+    counted = training_rows(coarse, 2).batch(0, 2)
+    assert counted["action_weights"].sum() == counted["label_weights"].sum()
+    tokenizer = load_tokenizer(config.text.tokenizer)
+    numbers = re.compile(r"(?<![0-9])[0-9]{1,4}(?![0-9])")
+    for labels, plain, weights in zip(
+        batch["labels"], batch["label_weights"], counted["label_weights"], strict=True
+    ):
+        texts = [tokenizer.decode([label]) for label in labels[plain > 0]]
+        starts = np.cumsum([0, *map(len, texts)])
+        expected = np.ones(len(texts))
+        for number in numbers.finditer("".join(texts)):
+            (first,) = np.flatnonzero(starts == number.start())
+            for place in range(1, len(number[0]) + 1):
+                if first + place < len(texts):
+                    expected[first + place] = 0.5**place
+        np.testing.assert_array_equal(weights[plain > 0], expected)
+        assert {1.0, 0.5, 0.25} <= set(expected)
 
 
 def test_answers_may_count_more_than_actions(made, tmp_path):
