@@ -78,7 +78,8 @@ class RowBuilder:
       skip: leave samples out whose images cannot be read, instead of stopping.
       digits: the ids of digits, and
       digit_weight: what one in an action counts, where another label of it counts 1;
-      finer_weight: how much less each token within a number counts than the one before it.
+      finer_weight: how much of the one before it each token counts that follows on a digit of a
+        number.
       answer_weight: what a label of an answer counts.
       boxes: the batch has the arrays of actions, for the action head.
     """

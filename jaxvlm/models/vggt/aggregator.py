@@ -115,7 +115,7 @@ class Aggregator(nnx.Module):
             owners["blocks"] = self.patch_embed
         for name, owner in owners.items():
             setattr(owner, name, cut(getattr(owner, name)))
-            # Modules refer to themselves, so a stack goes when it is looked for.
+            # Modules refer to themselves in circles, which only the collector frees.
             gc.collect()
 
     def patch_tokens(
