@@ -46,10 +46,18 @@ def stack(make: Callable[[nnx.Rngs], Module], length: int, rngs: nnx.Rngs) -> Mo
 
 
 def cut(stacked: Module) -> tuple[Module, ...]:
-    """The modules of a `stack`, each with parameters of its own."""
+    """The modules of a `stack`, each with parameters of its own, for `fold` alone.
+
+    Their kernels lie as [out, in], which products of few tokens read faster on some CPUs.
+    """
     leaves, structure = jax.tree.flatten(stacked)
     layers = zip(*map(jnp.unstack, leaves), strict=True)
-    return tuple(structure.unflatten(layer) for layer in layers)
+    return tuple(_turned(structure.unflatten(layer)) for layer in layers)
+
+
+def _turned(layers):
+    """The layers with [out, in] kernels instead of [in, out], or the other way round."""
+    return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, layers)
 
 
 def fold(body: Callable, carry, stacks: Sequence[Module | tuple[Module, ...]], *, remat: bool):
@@ -69,9 +77,9 @@ def fold(body: Callable, carry, stacks: Sequence[Module | tuple[Module, ...]], *
         body = jax.checkpoint(body, prevent_cse=apart)
     if apart:
         # Traced and lowered once for all layers.
-        body = jax.jit(body)
+        step = jax.jit(lambda carry, layers, index: body(carry, _turned(layers), index))
         for index, layers in enumerate(zip(*stacks, strict=True)):
-            carry = body(carry, layers, index)
+            carry = step(carry, layers, index)
         return carry
     indices = jnp.arange(len(jax.tree.leaves(stacks[0])[0]))
     return jax.lax.scan(lambda carry, of: (body(carry, *of), None), carry, (stacks, indices))[0]
