@@ -118,10 +118,7 @@ def _mixed(config):
     # An action is some 60 labels, an answer two to four.
     config.loss.answers = 20.0
     if small:
-        # The quarter is for digits (and for the head, which counts as an action's labels do), not
-        # for answers, which must not be forgotten. Beside them the head learns late, so it counts
-        # more.
-        config.loss.language, config.loss.digits, config.loss.finer_digits = 1.0, 0.25, 1.0
+        # Beside answers the head learns late, so it counts more.
         config.loss.action_json, config.loss.geometry_consistency = 4.0, 0.08
         # An action and a question or two of the same room, and so a longer update.
         config.train.max_steps = 10_000

@@ -213,11 +213,10 @@ def default() -> ConfigDict:
             },
             # Weights of the losses; one of 0 is not computed (jaxvlm/training/loss.py).
             "loss": {
-                # Cross-entropy of the tokens of actions and answers; how much more than another
-                # token of an action one of its digits counts, and one of an answer; and how much of
-                # the one before it each token counts that follows on a digit of a number.
+                # Cross-entropy of the tokens of actions and answers; how much of the one before it
+                # each token counts that follows on a digit of a number in an action; and how much
+                # more than a token of an action one of an answer.
                 "language": 1.0,
-                "digits": 1.0,
                 "finer_digits": 1.0,
                 "answers": 1.0,
                 # Of the action head: its box in metres, and its centre in the images.

@@ -23,7 +23,6 @@ _AT_LEAST = {
     "data.num_workers": 0,
     "loss.language": 0,
     # A label that counts nothing is none, and could not be wrong.
-    "loss.digits": 1e-6,
     "loss.finer_digits": 1e-6,
     "loss.answers": 1e-6,
     "loss.action_json": 0,

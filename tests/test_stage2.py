@@ -1,10 +1,12 @@
 """`configs/stage2_arkit.py`: the original's Stage 2 and its variants."""
 
+import numpy as np
 import pytest
 
 from jaxvlm.config import load
 from jaxvlm.config_checks import check
 from jaxvlm.data.actions.language import write
+from jaxvlm.data.rows import digits_before
 from jaxvlm.data.tokenizer import load_tokenizer
 from jaxvlm.errors import UserError
 from jaxvlm.models.vlm import vlm_config
@@ -73,8 +75,8 @@ def test_a_question_counts_about_as_much_as_an_action(variant):
          "normal": [0.0, 1.0, 0.0], "extent": [0.37, 0.89, 1.83]}
     )  # fmt: skip
     labels, words = tokenizer.encode([text, "two"])
-    digits = sum(label in tokenizer.digits for label in labels)
-    action = len(labels) + 1 - digits + loss.digits * digits
+    before = digits_before(np.isin(labels, tokenizer.digits))
+    action = (loss.finer_digits**before).sum() + 1
     answer = loss.answers * (len(words) + 1)
     assert 2 / 3 < answer / action < 3 / 2
 

@@ -104,14 +104,14 @@ def move_action(action: Mapping, frame: Frame) -> dict:
     millimetre.
     """
     moved = dict(action)
-    for name, kind in _fields(action).items():
+    for name, kind in action_fields(action).items():
         change = {Point: frame.points, Direction: frame.directions}.get(type(kind))
         if change is not None and moved.get(name) is not None:
             moved[name] = rounded(change(np.asarray(moved[name], np.float64)), _DECIMALS)
     return moved
 
 
-def _fields(action: Mapping) -> Mapping[str, Field]:
+def action_fields(action: Mapping) -> Mapping[str, Field]:
     """The fields of its kind of action; a box without a name has those of an anchor."""
     return ACTIONS.get(action.get("action"), ACTIONS["place_anchor"]).known()
 
@@ -126,7 +126,7 @@ def with_axis(action: Mapping, up: str = "z") -> Mapping:
       up: the vertical axis of its frame, "z" or "y".
     """
     normal = action.get("normal")
-    if not normal or action.get("axis") is not None or "axis" not in _fields(action):
+    if not normal or action.get("axis") is not None or "axis" not in action_fields(action):
         return action
     level = is_level(upright(up) @ np.asarray(normal, np.float64))
     return {**action, "axis": [1.0, 0.0, 0.0]} if level else action

@@ -14,6 +14,7 @@ from jaxvlm.data.actions import language
 from jaxvlm.data.frames import (
     FRAMES,
     Frame,
+    action_fields,
     first_camera_frame,
     is_rotation,
     move_action,
@@ -179,7 +180,7 @@ def parse_record(entry: object, origin: str) -> Record:
     if not isinstance(rendered, bool):
         raise _wrong(origin, f"'rendered' must be true or false, found {shown(rendered)}")
     geometry = _geometry(entry.get("geom_token"), len(images), origin)
-    _check_action(action, origin)
+    _check_action(action or {}, origin)
     answer, answers = ("", ()) if action is not None else _answers(entry, origin)
     for text in (question, answer, *answers, str(entry.get("situation")), *images):
         if _unpaired(text):
@@ -268,26 +269,13 @@ def _action_text(action: dict) -> str:
     return json.dumps(action, separators=(",", ":"))
 
 
-def _check_action(action: dict | None, origin: str) -> None:
-    """The numbers of an action are numbers; what they say is another check's."""
-    for name in ("center", "normal", "extent", "axis"):
-        value = (action or {}).get(name)
-        if value is None:
-            continue
-        numbers = isinstance(value, list) and all(
-            isinstance(v, int | float) and not isinstance(v, bool) for v in value
-        )
-        if not numbers or len(value) != 3:
-            raise RecordError(
-                "action-fields",
-                f"{origin}: action_json.{name} must be a list of three numbers, "
-                f"found {shown(value)}",
-            )
-        if not all(abs(v) <= _LARGEST for v in value):
-            raise RecordError(
-                "action-fields",
-                f"{origin}: action_json.{name} holds {shown(value)}; expected finite metres",
-            )
+def _check_action(action: dict, origin: str) -> None:
+    """The fields of an action can be moved to another frame; the rest is another check's."""
+    for name, kind in action_fields(action).items():
+        value = action.get(name)
+        wrong = None if name == "scene" or value is None else kind.malformed(value)
+        if wrong is not None:
+            raise RecordError("action-fields", f"{origin}: action_json.{name} {wrong}")
 
 
 def _geometry(token: object, views: int, origin: str) -> dict[str, np.ndarray] | None:

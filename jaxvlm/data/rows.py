@@ -77,9 +77,8 @@ class RowBuilder:
       sources: the number of the source that each record is of.
       skip: leave samples out whose images cannot be read, instead of stopping.
       digits: the ids of digits, and
-      digit_weight: what one in an action counts, where another label of it counts 1;
       finer_weight: how much of the one before it each token counts that follows on a digit of a
-        number.
+        number in an action.
       answer_weight: what a label of an answer counts.
       boxes: the batch has the arrays of actions, for the action head.
     """
@@ -94,7 +93,6 @@ class RowBuilder:
     sources: Sequence[int]
     skip: bool = False
     digits: Sequence[int] = ()
-    digit_weight: float = 1.0
     finer_weight: float = 1.0
     answer_weight: float = 1.0
     boxes: bool = False
@@ -173,10 +171,8 @@ class RowBuilder:
         """What the labels of a sample count."""
         if not sample.is_action:
             return np.full(len(sample.answer), self.answer_weight, np.float32)
-        weights = np.ones(len(sample.answer), np.float32)
-        is_digit = np.isin(sample.answer, self.digits)
-        weights[is_digit] = self.digit_weight
-        return weights * self.finer_weight ** digits_before(is_digit)
+        before = digits_before(np.isin(sample.answer, self.digits))
+        return np.float32(self.finer_weight) ** before.astype(np.float32)
 
     def _write_box(self, batch: dict, at: tuple[int, int], index: int, token, set_index, weights):
         """Writes the box of an action, whose first label follows on the `token`."""

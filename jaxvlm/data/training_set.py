@@ -337,7 +337,6 @@ def _laid_out(
         np.repeat(np.arange(len(lengths)), lengths),
         data.on_bad_record == "skip",
         tokenizer.digits,
-        config.loss.digits,
         config.loss.finer_digits,
         config.loss.answers,
         boxes=config.model.action.ffn_dim > 0,

@@ -26,6 +26,8 @@ def write_rooms(folder: Path, said: Iterable[tuple[Record, Mapping]]) -> list[Pa
     cameras: dict[str, set[str]] = {}
     bare = nameless = more = 0
     for record, line in said:
+        if not record.is_action:
+            continue
         name = next(iter(record.object_names), "object")
         nameless += not record.object_names
         box = world_box(record, line.get("predicted_action"), name)

@@ -12,7 +12,7 @@ from PIL import Image
 from scans import SCRIPTS, read_lines, run_script
 
 from jaxvlm.data.actions import language
-from jaxvlm.data.actions.fields import TEXTS
+from jaxvlm.data.actions.fields import POINT, TEXTS
 from jaxvlm.data.audit.checks import CHECKS, other_scene
 from jaxvlm.data.audit.files import audit_file, check_shared_scenes
 from jaxvlm.data.audit.mend import mend
@@ -358,3 +358,16 @@ def test_an_action_that_is_registered_later_is_no_longer_refused(tmp_path, monke
     assert verdict(RecordFile(path), []).bad == {}
     monkeypatch.delitem(language.ACTIONS, "list_objects")
     assert len(verdict(RecordFile(path), []).bad) == 1
+
+
+@pytest.mark.parametrize("start", [[1, 2], "here", ["1", "2", "3"]])
+def test_fields_of_a_registered_action_are_checked_like_an_anchors(tmp_path, monkeypatch, start):
+    schema = language.Schema({"start": POINT, "end": POINT})
+    monkeypatch.setitem(language.ACTIONS, "measure", schema)
+    action = {"action": "measure", "scene": "s", "start": start, "end": [0, 0, 0]}
+    record = {"images": ["a.png"], "instruction": "Measure.", "action_json": action}
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    ((check, message),) = verdict(RecordFile(path), []).bad.values()
+    assert check == "action-fields"
+    assert "r.jsonl:1: action_json.start must be a list of 3 numbers" in message

@@ -89,7 +89,7 @@ def audited(folder, content: bytes, name: str = "r.jsonl", images: bool = True) 
         (lines(action(extent=[1, 0, 1])), r"action-fields .*:1: .*must be positive"),
         (lines(action(extent=[900, 400, 60])), r"action-units .*:1: .*over 50 m.*millimetres"),
         (lines(action(normal=[0, 2, 0])), r"action-normal .*:1: .*length 2"),
-        (lines(action(center=[0, 1])), r"action-fields .*:1: .*center must be .* three numbers"),
+        (lines(action(center=[0, 1])), r"action-fields .*:1: .*center must be .* 3 numbers"),
         (lines(action(center=[0, 1, float("nan")])), r"action-fields .*:1: .*finite metres"),
         (
             lines({**posed(), **action(center=[0, 0, -3]), "image_size": [40, 40]}),
@@ -103,7 +103,7 @@ def audited(folder, content: bytes, name: str = "r.jsonl", images: bool = True) 
             lines({**posed(), "frame": "first_camera"}),
             r'pose-frame .*:1: .*"first_camera", but view 0 does not stand at the origin',
         ),
-        (lines(action(axis=[0, 1])), r"action-fields .*axis must be a list of three numbers"),
+        (lines(action(axis=[0, 1])), r"action-fields .*axis must be a list of 3 numbers"),
         (lines(action(scene="t")), r"action-fields .*:1: .*scene 't', the record for 's'"),
         (lines(action(extent=None)), r"action-fields .*:1: action_json lacks extent"),
     ],

@@ -24,3 +24,9 @@ def test_rooms_of_records_in_frames_of_their_own_are_warned_of(tmp_path, capsys)
     said = [{"predicted_action": {**action, "center": [1, 2, 3]}}] * 2
     write_rooms(tmp_path, zip(asked, said, strict=True))
     assert "1 scenes, such as 's', are measured from different first" in capsys.readouterr().err
+
+
+def test_questions_among_the_records_are_nobodys_boxes(tmp_path, capsys):
+    question = parse_record({"images": ["a"], "question": "Where?", "scene_id": "s"}, "o")
+    assert write_rooms(tmp_path, [(question, {"prediction": "here"})]) == []
+    assert capsys.readouterr().err == ""

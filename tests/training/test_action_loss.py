@@ -193,26 +193,13 @@ def test_a_weight_of_0_removes_the_cost(made):
     assert logits in shapes(ALL) and logits not in alone and head in alone
 
 
-def test_digits_may_count_more(made):
-    config, _, _, batch, _ = made
-    heavy = config.copy_and_resolve_references()
-    heavy.loss.digits = 3.0
-    counted = training_rows(heavy, 2).batch(0, 2)
-    weights = counted["label_weights"]
-    # The head counts as much as the labels do.
-    assert counted["action_weights"].sum() == weights.sum()
-    digits = load_tokenizer(config.text.tokenizer).digits
-    digit = np.isin(batch["labels"], digits) & (batch["label_weights"] > 0)
-    assert digit.any() and not digit.all()
-    np.testing.assert_array_equal(weights, batch["label_weights"] * np.where(digit, 3, 1))
-
-
 def test_the_finer_a_digit_the_less_it_may_count(made):
     """What follows on digits of a number counts less, digit or not: a label has no say in it."""
     config, _, _, batch, _ = made
     coarse = config.copy_and_resolve_references()
     coarse.loss.finer_digits = 0.5
     counted = training_rows(coarse, 2).batch(0, 2)
+    # The head counts as much as the labels do.
     assert counted["action_weights"].sum() == counted["label_weights"].sum()
     tokenizer = load_tokenizer(config.text.tokenizer)
     numbers = re.compile(r"(?<![0-9])[0-9]{1,4}(?![0-9])")

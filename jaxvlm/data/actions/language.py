@@ -45,10 +45,18 @@ ACTIONS: dict[str, Schema] = {
 
 
 def register(name: str, schema: Schema) -> None:
-    """Adds an action; its name and fields are letters and underscores."""
-    for word in (name, *schema.known()):
+    """Adds an action.
+
+    Raises:
+      ValueError: its name or that of a field is not of small letters and underscores, or the field
+        is one that every action has.
+    """
+    fields = (*schema.fields, *schema.optional)
+    for word in (name, *fields):
         if not re.fullmatch("[a-z_]+", word):
             raise ValueError(f"{word!r}: expected small letters and underscores")
+    for word in {"action", "scene"}.intersection(fields):
+        raise ValueError(f"{name!r} has {word!r} anyway, like all actions; leave the field out")
     ACTIONS[name] = schema
 
 

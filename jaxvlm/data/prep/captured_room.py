@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from jaxvlm.data.boxes import Box
+from jaxvlm.data.boxes import Box, box_axes, flattened
 from jaxvlm.data.frames import Y_UP_TO_Z_UP, is_level, rounded
 from jaxvlm.data.prep.roomplan import WORDS, category_of, words_of
 
@@ -63,7 +63,8 @@ def captured_room(boxes: Iterable[Box], scene: str) -> dict:
 def _upright(box: Box) -> tuple[np.ndarray, np.ndarray]:
     """Axes and size of a box with a horizontal normal, as RoomPlan's are."""
     if not is_level(box.axes[2]):
-        return box.axes, box.size
+        # A model may say a front that is tilted.
+        return box_axes(flattened(box.axes[2])), box.size
     # Its first axis becomes the normal, its normal points up or down.
     axes, size = box.axes[[1, 2, 0]], box.size[[1, 2, 0]]
     if axes[1, 2] < 0:

@@ -182,3 +182,5 @@ def test_what_is_wrong_with_an_action_is_told(change, message):
 def test_a_name_that_is_no_word_is_refused():
     with pytest.raises(ValueError, match="small letters"):
         language.register('a"b', Schema({}))
+    with pytest.raises(ValueError, match="'scene' anyway"):
+        language.register("look", Schema({"scene": fields.TEXT}))

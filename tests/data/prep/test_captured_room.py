@@ -98,3 +98,11 @@ def test_every_name_is_read_back(tmp_path_factory, name):
     if name not in {"wall", "door", "window", "opening"}:
         folder = tmp_path_factory.mktemp("named")
         assert written_and_read(folder, name)[1] == own.get(name, name)
+
+
+def test_what_is_predicted_to_be_tilted_stands_upright(tmp_path):
+    tilted = box_axes(np.array([0.0, 0.8, 0.6]))
+    door = Box("door", "object", "door", np.zeros(3), tilted, np.array([0.9, 2.0, 0.1]))
+    (tmp_path / "room.json").write_text(json.dumps(captured_room([door], "s")))
+    (read,) = read_roomplan(tmp_path / "room.json").boxes
+    np.testing.assert_allclose(read.axes, AXES, atol=1e-6)
