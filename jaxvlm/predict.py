@@ -82,7 +82,7 @@ def main(flags: argparse.Namespace) -> None:
         with Journal(part / "lines.jsonl") as journal, progress("answering", count) as advance:
             advance(len(done))
             for found in answers(answerer, groups()):
-                record = records[found.key]
+                record = records[found.key].first_views(answerer.config.data.num_views)
                 file = official.get(record.origin.rpartition(":")[0])
                 journal.write(_line(found, record) | {"record": file or record.origin})
                 advance()

@@ -86,6 +86,11 @@ class Record:
         """Whether what it asks for is an action."""
         return self.instructs or self.action is not None
 
+    def first_views(self, count: int) -> "Record":
+        """The record with no more images than its first `count`."""
+        geometry = self.geometry and {name: of[:count] for name, of in self.geometry.items()}
+        return dataclasses.replace(self, images=self.images[:count], geometry=geometry)
+
     def learnt_action(self) -> dict:
         """The action in the first camera's frame; as it stands where no pose tells that frame."""
         frame = self.model_frame()

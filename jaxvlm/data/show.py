@@ -2,6 +2,8 @@
 
 python -m jaxvlm.data.show data/processed/scanqa/train_split.jsonl --index 12
 python -m jaxvlm.data.show --config configs/stage1.py --batch 0
+
+With both, a record whose action is one that the configuration file registers.
 """
 
 import argparse
@@ -20,17 +22,20 @@ from jaxvlm.errors import UserError
 
 def main(flags: argparse.Namespace) -> None:
     """Prints the text, writes the picture."""
-    if (flags.file is None) == (flags.config is None):
-        raise UserError("give a record file, or --config for a batch")
-    if flags.config is not None:
+    if flags.file is None:
+        if flags.config is None:
+            raise UserError("give a record file, or --config for a batch")
         if flags.index is not None:
             raise UserError("--index is of a record in a file; give --batch with --config")
         _show_batch(flags)
         return
     if flags.batch is not None:
-        raise UserError("--batch needs --config; give --index with a record file")
+        raise UserError("--batch is of --config without a record file; give --index with one")
     if flags.overrides:
-        raise UserError(f"--config.{flags.overrides[0]} needs --config FILE")
+        raise UserError(f"--config.{flags.overrides[0]} is of a batch, not of a record file")
+    if flags.config is not None:
+        # For the actions that it registers.
+        load(flags.config)
     _show_record(flags)
 
 
@@ -83,7 +88,9 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("file", nargs="?", help="a record file")
     flags.add_argument("--index", type=int, help="of the record, from 0 (default: 0)")
-    flags.add_argument("--config", help="a configuration: show a batch of its training data")
+    flags.add_argument(
+        "--config", help="show a batch of its training data; with a file, know its actions"
+    )
     flags.add_argument("--batch", type=int, help="its number, from 0 (default: 0)")
     flags.add_argument("--output", type=Path, help="default: runs/show/<file or config>_<n>.png")
     flags.add_argument(

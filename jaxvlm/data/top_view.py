@@ -35,6 +35,7 @@ class Outline:
       fill: of its inside, or None.
       front: a point that its front faces, or None.
       aside: -1 or 1 for a name left or right of its middle.
+      far: the picture need not reach it: then its name stands at the edge.
     """
 
     corners: Float[np.ndarray, "N 2"]
@@ -44,6 +45,7 @@ class Outline:
     fill: str | None = None
     front: Float[np.ndarray, "2"] | None = None
     aside: int = 0
+    far: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,7 @@ def draw_top_view(
       viewpoints: numbered from 0.
       size: (width, height) of the picture in pixels.
     """
-    points = [outline.corners for outline in outlines]
+    points = [outline.corners for outline in outlines if not outline.far]
     points += [v.position[None] + _REACH * np.array([[-1, -1], [1, 1]]) for v in viewpoints]
     every = np.concatenate(points) if points else np.zeros((1, 2))
     low, high = every.min(0) - 0.2, every.max(0) + 0.2
@@ -102,6 +104,11 @@ def draw_top_view(
     def place(point: np.ndarray) -> tuple[float, float]:
         x, y = (np.asarray(point) - middle) * scale
         return size[0] / 2 + float(x), size[1] / 2 - float(y)
+
+    def inside(point: np.ndarray) -> tuple[float, float]:
+        """As near to its place as the picture reaches."""
+        x, y = np.clip(place(point), _BORDER / 2, np.array(size) - _BORDER / 2)
+        return float(x), float(y)
 
     image = Image.new("RGB", size, _BACKGROUND)
     pen = ImageDraw.Draw(image)
@@ -116,11 +123,13 @@ def draw_top_view(
             pen.line([place(centre), place(outline.front)], fill=outline.colour, width=2)
     cameras = [_camera(pen, place, view, number) for number, view in enumerate(viewpoints)]
     # Last, on white, so that no line runs through them.
-    names = [
-        Name(outline.name, place(outline.corners.mean(0)), outline.colour, outline.aside)
-        for outline in outlines
-        if outline.name
-    ]
+    names = []
+    for outline in outlines:
+        if outline.name:
+            at = inside(outline.corners.mean(0))
+            # From the edge inwards.
+            aside = (-1 if at[0] > size[0] / 2 else 1) if outline.far else outline.aside
+            names.append(Name(outline.name, at, outline.colour, aside))
     write_names(image, names, 12, cameras)
     return image
 

@@ -301,7 +301,12 @@ def _tokenized(config, specs: Sequence) -> _Tokenized:
             raise UserError(f"{records[sample.record].origin}: a training record needs an 'answer'")
     say_cut_views([sample.views for sample in samples], config.data.num_views)
     if shortened:
-        say(f"{shortened} of {len(samples)} questions were shortened to text.max_length")
+        say(
+            f"warning: {shortened:,} of {len(samples):,} questions and instructions lost their "
+            f"end, for text.max_length={config.text.max_length}; what is asked for may stand "
+            "there, so raise it",
+            warns=True,
+        )
     return _Tokenized(sources, records, samples)
 
 

@@ -197,6 +197,7 @@ class Evaluation:
             say("all are of one scene: there are no other_images")
         with contextlib.ExitStack() as stack:
             journals = {way: stack.enter_context(Journal(self.own_path(way))) for way in self.ways}
+            views = answerer.config.data.num_views
             with progress("answering", total) as advance:
                 for found in answers(answerer, self.ways.groups(left)):
                     way, index = found.key
@@ -204,7 +205,8 @@ class Evaluation:
                         say(f"warning: left out: {found.lost}", warns=True)
                         journals[way].write({"index": index, "lost": found.lost})
                     else:
-                        line = line_of(index, self.ways.records[index], found.text, found.box)
+                        record = self.ways.records[index].first_views(views)
+                        line = line_of(index, record, found.text, found.box)
                         took = {
                             "tokens": found.tokens,
                             "ended": found.ended,

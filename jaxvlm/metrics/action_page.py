@@ -1,16 +1,18 @@
 """The HTML page of actions: figures, and of every scene a floor plan and its photographs."""
 
+import dataclasses
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
+import numpy as np
 from PIL import Image
 
 from jaxvlm.data.actions.fields import POINT
 from jaxvlm.data.boxes import action_box
 from jaxvlm.data.drawing import box_outline, draw_box, viewpoints
 from jaxvlm.data.record import Record
-from jaxvlm.data.top_view import Name, draw_top_view, write_names
+from jaxvlm.data.top_view import Name, Outline, draw_top_view, write_names
 from jaxvlm.metrics.action_summary import (
     ACTION_CONTROLS,
     category_table,
@@ -26,6 +28,8 @@ _LEFT, _RIGHT = -1, 1
 _PLAN = 420
 # Of a scene's views; of more, evenly spaced ones.
 _VIEWS = 4
+# Metres around what is known of a scene that its plan shows if something is predicted there.
+_AROUND = 4.0
 
 
 def page(
@@ -61,7 +65,10 @@ def page(
         f'<span style="color:{PREDICTED}">predicted</span> boxes, with the same numbers from '
         "above, in the views and below, and a line to their front; cameras are numbered like their "
         "pictures, from 0.</p>",
-        *(_scene(asked, record(asked[0])) for asked in shown.values()),
+        *(
+            _scene(asked, record(asked[0]).first_views(len(images)))
+            for images, asked in shown.items()
+        ),
     )
 
 
@@ -123,16 +130,27 @@ def _centre(action: Mapping | None) -> str:
 
 
 def _plan(record: Record, true: Sequence, found: Sequence) -> str:
-    """The scene from above, as a data URL."""
-    outlines = [
-        box_outline(box, colour, fill, str(number), aside)
-        for boxes, colour, fill, aside in (
-            (true, TRUE, "#d8f5e3", _LEFT),
-            (found, PREDICTED, None, _RIGHT),
-        )
-        for number, box in enumerate(boxes, 1)
-        if box is not None
-    ]
+    """The scene from above, as a data URL; what is predicted far away is named at the edge."""
+
+    def outlines(boxes: Sequence, colour: str, fill: str | None, aside: int) -> list[Outline]:
+        return [
+            box_outline(box, colour, fill, str(number), aside)
+            for number, box in enumerate(boxes, 1)
+            if box is not None
+        ]
+
+    cameras, known = viewpoints(record), outlines(true, TRUE, "#d8f5e3", _LEFT)
+    places = [camera.position for camera in cameras]
+    places += [corner for each in known for corner in each.corners]
+    said = outlines(found, PREDICTED, None, _RIGHT)
+    if places:
+        low, high = np.min(places, axis=0) - _AROUND, np.max(places, axis=0) + _AROUND
+        for number, each in enumerate(said):
+            middle = each.corners.mean(0)
+            off = float(np.linalg.norm(middle - np.clip(middle, low, high)))
+            if off:
+                name = f"{each.name}: {off + _AROUND:.0f} m away"
+                said[number] = dataclasses.replace(each, name=name, far=True)
     buffer = io.BytesIO()
-    draw_top_view(outlines, viewpoints(record), (_PLAN, _PLAN)).save(buffer, "PNG")
+    draw_top_view([*known, *said], cameras, (_PLAN, _PLAN)).save(buffer, "PNG")
     return data_url(buffer.getvalue(), "png")

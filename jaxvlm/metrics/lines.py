@@ -123,12 +123,12 @@ def _line(text: str, origin: str, known: Mapping[str, Mapping] | None, strict: b
         if not isinstance(line[name], str):
             raise UserError(f"{origin}: {name!r} should be a text, is {json.dumps(line[name])}")
     references = _references(line, origin, strict)
+    line["reference"] = _as_action(line.get("reference") or next(iter(references), None))
     action = _true_action(line, origin)
     if not isinstance(line.get("predicted_action"), dict | None):
         raise UserError(f"{origin}: 'predicted_action' should be an action in metres, or null")
     return line | {
         "references": references,
-        "reference": line.get("reference") or next(iter(references), None),
         "kind": kind_of(line["question"], line["kind"], line["task"]),
         "scene_id": str(line.get("scene_id") or action.get("scene") or ""),
         "origin": origin,
@@ -144,6 +144,17 @@ def _finite(text: str) -> float:
     if math.isinf(number):
         raise ValueError(f"{shown(text)} is too large for a number")
     return number
+
+
+def _as_action(reference: object) -> object:
+    """A reference, which is an action too where it is one written as a text of JSON."""
+    if not isinstance(reference, str) or not reference.lstrip().startswith("{"):
+        return reference
+    try:
+        action = json.loads(reference)
+    except (ValueError, RecursionError):
+        return reference
+    return action if "action" in action else reference
 
 
 def _true_action(line: Mapping, origin: str) -> Mapping:

@@ -43,8 +43,8 @@ def write_rerun(
         with rerun.RecordingStream(title) as recording:
             recording.save(str(draft))
             recording.log("/", rerun.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
-            for number, asked in enumerate(shown.values()):
-                known = record(asked[0])
+            for number, (images, asked) in enumerate(shown.items()):
+                known = record(asked[0]).first_views(len(images))
                 branch = rerun.escape_entity_path_part(f"{known.scene_id} {number}")
                 _log_cameras(recording, branch, known)
                 for kind, field in (("true", "reference"), ("predicted", "predicted_action")):

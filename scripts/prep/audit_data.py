@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxvlm import entry
+from jaxvlm.config import load
 from jaxvlm.console import console, progress
 from jaxvlm.data.audit.checks import CHECKS, ERROR, read_rooms
 from jaxvlm.data.audit.files import audit_file, check_shared_scenes
@@ -33,6 +34,9 @@ def main(flags: argparse.Namespace) -> None:
     """Audits, prints, mends."""
     if flags.examples < 0:
         raise UserError(f"--examples {flags.examples}: expected at least 0")
+    if flags.config is not None:
+        # For the actions that it registers.
+        load(flags.config)
     files = [file for pattern in flags.files for file in open_records(pattern)]
     _check_output(flags, [file.path for file in files])
     shown = {} if flags.json else {"progress": progress}
@@ -162,6 +166,9 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="CSV",
         help="which scenes are of one room: columns video_id, visit_id (ARKitScenes: metadata.csv)",
+    )
+    flags.add_argument(
+        "--config", metavar="FILE", help="a configuration file that registers actions of your own"
     )
     flags.add_argument("--json", action="store_true", help="print JSON instead of a table")
     flags.add_argument("--examples", type=int, default=_SHOWN, help="cases shown of each check")

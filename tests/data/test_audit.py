@@ -360,6 +360,25 @@ def test_an_action_that_is_registered_later_is_no_longer_refused(tmp_path, monke
     assert len(verdict(RecordFile(path), []).bad) == 1
 
 
+def test_actions_of_ones_own_are_known_by_the_configuration_that_registers_them(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    action = {"action": "list_objects", "scene": "s", "names": ["bed"]}
+    record = {"images": ["a.png"], "instruction": "List.", "scene_id": "s", "action_json": action}
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps(record) + "\n")
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "from jaxvlm.config import default\n"
+        "def get_config(argument): return default()\n"
+        "from jaxvlm.data.actions.fields import TEXTS\n"
+        "from jaxvlm.data.actions.language import Schema, register\n"
+        "register('list_objects', Schema({'names': TEXTS}))\n"
+    )
+    alone = audit(path)
+    assert alone.returncode == 1 and "action-fields" in alone.stdout
+    assert audit(path, "--config", config).returncode == 0
+
+
 @pytest.mark.parametrize("start", [[1, 2], "here", ["1", "2", "3"]])
 def test_fields_of_a_registered_action_are_checked_like_an_anchors(tmp_path, monkeypatch, start):
     schema = language.Schema({"start": POINT, "end": POINT})

@@ -184,7 +184,7 @@ def test_shortened_questions_are_counted(scenes_file, capsys):
     config = small(scenes_file)
     config.text.max_length = 24
     training_rows(config, 1)
-    assert "questions were shortened" in capsys.readouterr().out
+    assert "questions and instructions lost their end" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("mode", "geometry"), [("per_view", 3), ("pooled", 8), ("none", 0)])

@@ -167,7 +167,7 @@ def test_a_batch_that_is_not_packed(batch):
     ("arguments", "message"),
     [
         ([], "give a record file, or --config"),
-        (["r.jsonl", "--config", TINY], "give a record file, or --config"),
+        (["r.jsonl", "--config", TINY, "--batch", 1], "--batch is of --config without a record"),
         (["--config", TINY, "--batch", -1], "--batch -1: batches are counted from 0"),
     ],
 )
@@ -177,5 +177,5 @@ def test_what_to_show_must_be_clear(arguments, message):
 
 
 def test_fields_without_a_configuration_are_refused(records):
-    with pytest.raises(UserError, match=r"--config.seed=3 needs --config"):
+    with pytest.raises(UserError, match=r"--config.seed=3 is of a batch"):
         run(records, overrides=["seed=3"])

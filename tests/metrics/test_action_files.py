@@ -56,6 +56,11 @@ def test_a_true_action_that_is_none_is_refused(tmp_path, wrong, message):
     lines[1]["reference"] |= wrong
     with pytest.raises(UserError, match=message):
         score_file(write(tmp_path / "a", lines), tmp_path / "o", "plain")
+    # Written as a text it is an action all the same.
+    lines[1]["reference"] = json.dumps(lines[1]["reference"])
+    with pytest.raises(UserError, match=message):
+        score_file(write(tmp_path / "a", lines), tmp_path / "o", "plain")
+    lines[1]["reference"] = json.loads(lines[1]["reference"])
     # Of an action that nobody registered nothing is known.
     lines[1]["reference"] |= {"action": "other"}
     assert score_file(write(tmp_path / "a", lines), tmp_path / "o", "plain")["count"] == 2
@@ -116,3 +121,13 @@ def test_true_actions_are_compared_by_value(compared):
     other[0] |= {"references": ["one text"], "reference": TRUE | {"scene": "s0", "extent": [2] * 3}}
     with pytest.raises(UserError, match=r"a:1 and .*b:1 have other references"):
         compared(one, other)
+
+
+def test_true_actions_may_be_texts(tmp_path):
+    objects = answers(0.1, 0.3)
+    texts = [line | {"reference": json.dumps(line["reference"])} for line in objects]
+    found = [
+        score_file(write(tmp_path / "a", lines), tmp_path / "o", "plain")["center_error"]
+        for lines in (objects, texts)
+    ]
+    assert found[0] == found[1] == pytest.approx(0.2)

@@ -47,7 +47,7 @@ def apart(one, other) -> bool:
     )
 
 
-def answered(folder):
+def answered(folder, centres=CENTRES, **fields):
     """Records of one scene, their scored lines, and a summary with a control and a baseline."""
     Image.new("RGB", (300, 200), "grey").save(folder / "0.png")
     shown = {
@@ -56,9 +56,10 @@ def answered(folder):
         "geom_token": {"R": [LOOKS], "t": [[0, 0, 0]], "K": [[200, 0, 150, 0, 200, 100, 0, 0, 1]]},
         "frame": "first_camera",
         "scene_id": "s",
+        **fields,
     }
     records, lines = [], []
-    for index, (true, said) in enumerate(CENTRES):
+    for index, (true, said) in enumerate(centres):
         action = {"action": "place_anchor", "scene": "s", "center": [v / 100 for v in true],
                   "normal": [0, -1, 0], "extent": [0.8, 0.6, 0.5]}  # fmt: skip
         entry = {**shown, "instruction": f"Place it {index}.", "action_json": action}
@@ -88,6 +89,35 @@ def test_true_and_predicted_numbers_do_not_cover_each_other(tmp_path, written):
         first = {colour: box for text, colour, box in picture if text == "1"}
         # They are about one place.
         assert first[TRUE][2] <= first[PREDICTED][0]
+
+
+def test_the_plan_stays_a_rooms_whatever_is_predicted(tmp_path, written):
+    """The numbers of true boxes stand where they stand without what is predicted far away."""
+    plans = []
+    for said in ([9, 300, 4], [9900, 300, 4]):
+        written.clear()
+        records, lines, summary = answered(tmp_path, [([5, 300, 0], said)])
+        page("t", summary, lambda lines=lines: lines, lambda _, records=records: records[0])
+        plans.append([each for each in written if each[1] == TRUE][-1][2])
+        last = written[-1]
+    np.testing.assert_allclose(*plans)
+    assert re.fullmatch(r"1: 9\d m away", last[0]) and last[2].max() <= 420
+
+
+def test_only_the_views_that_were_shown_are_on_the_page(tmp_path):
+    """A run with two views of a room has not seen the third."""
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path in paths:
+        Image.new("RGB", (300, 200), "grey").save(path)
+    geometry = {"R": [LOOKS] * 3, "t": [[0, 0, 0], [1, 0, 0], [2, 0, 0]],
+                "K": [[200, 0, 150, 0, 200, 100, 0, 0, 1]] * 3}  # fmt: skip
+    records, lines, summary = answered(tmp_path, images=[*map(str, paths)], geom_token=geometry)
+    seen = [line | {"images": line["images"][:2]} for line in lines]
+    text = page("t", summary, lambda: seen, lambda line: records[line["index"]])
+    assert re.findall(r'alt="view (\d)"', text) == ["0", "1"]
+    shown = records[0].first_views(2)
+    np.testing.assert_array_equal(shown.poses()[1][:, 0], [0, 1])
+    assert shown.learnt_action() == records[0].learnt_action()
 
 
 def test_names_give_way_to_each_other_and_to_cameras(written):

@@ -73,7 +73,7 @@ def problem(action: Mapping, anywhere: bool = False) -> str | None:
     if name not in ACTIONS:
         return (
             f"action_json.action {name!r} is unknown{_instead(name, ACTIONS)} (one of your own is "
-            "registered in the configuration file)"
+            "registered in the configuration file that --config names)"
         )
     schema = ACTIONS[name]
     known = schema.known()
