@@ -19,7 +19,7 @@ from jaxvlm.errors import UserError
 def main(flags: argparse.Namespace) -> None:
     """Prints answers while they are made."""
     # Not before: a wrong flag should be answered at once.
-    from jaxvlm.data.frames import is_rotation
+    from jaxvlm.data.audit.checks import ERROR, check_record
     from jaxvlm.data.images import check_image
     from jaxvlm.data.record import RecordError, parse_record
     from jaxvlm.generation.answer import Conversation
@@ -35,9 +35,10 @@ def main(flags: argparse.Namespace) -> None:
     if kind == "instruction":
         fields["scene_id"] = flags.scene
     record = parse_record({**fields, kind: asked or "?"}, f"--{kind} and --geometry")
-    poses = record.poses()
-    if poses is not None and not is_rotation(poses[0]):
-        raise UserError(f"--geometry {flags.geometry}: geom_token.R holds what is no rotation")
+    for problem in check_record(record):
+        # As training would; of an answer nothing is known.
+        if problem.level == ERROR and problem.check != "answer-empty":
+            raise UserError(problem.message)
     overrides = ["evaluation.batch_sets=1", "evaluation.batch_questions=1", *flags.overrides]
     chosen = choose(flags.checkpoint, flags.config, overrides)
     most = chosen.config.data.num_views

@@ -216,6 +216,8 @@ def parse_record(entry: object, origin: str) -> Record:
     )
     if instructs and any(letter < " " for letter in record.scene_id):
         raise _wrong(origin, f"'scene_id' {record.scene_id!r} holds a control character")
+    if instructs and _unpaired(record.scene_id):
+        raise _wrong(origin, f"'scene_id' {record.scene_id!r} holds bytes that are no text")
     if instructs and not record.scene_id:
         raise _wrong(origin, "an 'instruction' asks for an action, which needs a 'scene_id'")
     if action is None:
@@ -276,6 +278,9 @@ def _action_text(action: dict) -> str:
 
 def _check_action(action: dict, origin: str) -> None:
     """The fields of an action can be moved to another frame; the rest is another check's."""
+    if not isinstance(action.get("action", ""), str):
+        found = shown(action["action"])
+        raise RecordError("action-fields", f"{origin}: action_json.action {found} is no name")
     for name, kind in action_fields(action).items():
         value = action.get(name)
         wrong = None if name == "scene" or value is None else kind.malformed(value)

@@ -104,6 +104,13 @@ def audited(folder, content: bytes, name: str = "r.jsonl", images: bool = True) 
             r'pose-frame .*:1: .*"first_camera", but view 0 does not stand at the origin',
         ),
         (lines(action(axis=[0, 1])), r"action-fields .*axis must be a list of 3 numbers"),
+        (
+            lines(action(axis=[1, 0, 0])),
+            r"action-fields .*axis \[1, 0, 0\] must be of length 1 and",
+        ),
+        (lines(action(normal=[0, 0, 1], axis=[5, 0, 0])), r"action-fields .*must be of length 1"),
+        (lines(action(normal=[0, 0, 1], axis=[0, 0, 1])), r"action-fields .*at right angles"),
+        (lines({**posed(), **action(action=["a"])}), r"action-fields .*:1: .*action .* is no name"),
         (lines(action(scene="t")), r"action-fields .*:1: .*scene 't', the record for 's'"),
         (lines(action(extent=None)), r"action-fields .*:1: action_json lacks extent"),
     ],

@@ -293,7 +293,7 @@ def test_an_action_can_be_asked_for(run, records, tmp_path, capsys):
         assert language.parse(said)["scene"] == record.scene_id
     views = entry["geom_token"] | {"R": [[0] * 9] * len(record.images)}
     (tmp_path / "views.json").write_text(json.dumps(entry | {"geom_token": views}))
-    with pytest.raises(UserError, match=r"geom_token\.R holds what is no rotation"):
+    with pytest.raises(UserError, match=r"--geometry: geom_token\.R of view 0 is no rotation"):
         ask.main(parsed)
     parsed.scene = None
     with pytest.raises(UserError, match="--instruction needs --scene"):

@@ -131,3 +131,8 @@ def test_true_actions_may_be_texts(tmp_path):
         for lines in (objects, texts)
     ]
     assert found[0] == found[1] == pytest.approx(0.2)
+
+
+def test_which_way_is_up_is_no_guess(tmp_path):
+    with pytest.raises(UserError, match=r'a:1: .up. must be "z" or "y", found .Y.'):
+        score_file(write(tmp_path / "a", answers(0.1, up="Y")), tmp_path / "o", "plain")

@@ -48,15 +48,17 @@ def register(name: str, schema: Schema) -> None:
     """Adds an action.
 
     Raises:
-      ValueError: its name or that of a field is not of small letters and underscores, or the field
-        is one that every action has.
+      ValueError: its name or that of a field is not of small letters and underscores, or is taken.
     """
-    fields = (*schema.fields, *schema.optional)
-    for word in (name, *fields):
+    if ACTIONS.get(name, schema) != schema:
+        raise ValueError(f"{name!r} is registered already, with other fields")
+    fields = (*schema.fields.items(), *schema.optional.items())
+    for word in (name, *(field for field, _ in fields)):
         if not re.fullmatch("[a-z_]+", word):
             raise ValueError(f"{word!r}: expected small letters and underscores")
-    for word in {"action", "scene"}.intersection(fields):
-        raise ValueError(f"{name!r} has {word!r} anyway, like all actions; leave the field out")
+    written = ["action", "scene", *(f"{field}{kind.suffix}" for field, kind in fields)]
+    if len({*written}) < len(written):
+        raise ValueError(f"{name!r} has two fields of one name in its text: {', '.join(written)}")
     ACTIONS[name] = schema
 
 

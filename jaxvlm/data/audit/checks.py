@@ -3,13 +3,13 @@
 import csv
 import dataclasses
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 
 from jaxvlm.data.actions.language import problem
-from jaxvlm.data.frames import NOT_ORTHONORMAL, first_camera_frame
+from jaxvlm.data.frames import NOT_ORTHONORMAL, first_camera_frame, is_level, upright
 from jaxvlm.data.geometry import looked_at
 from jaxvlm.data.record import Record
 from jaxvlm.errors import UserError
@@ -47,6 +47,8 @@ CHECKS = {
 LONGEST_ANSWER = 64
 LARGEST_ROOM = 50.0
 _SUM = _UNIT = 1e-2
+# A surface counts as level within 8 degrees.
+_TILT = 0.15
 SMALLEST_IMAGE = 28
 _SCANNET = re.compile(r"scene\d{4}_\d{2}")
 # ARKitScenes names its scans by numbers.
@@ -201,11 +203,25 @@ def _check_action(record: Record, found) -> None:
         )
     if not {"center", "normal", "extent"} <= action.keys():
         return
+    axis = action.get("axis")
+    if axis is not None and not _lies_level(action["normal"], axis, record.up):
+        found(
+            "action-fields",
+            f"action_json.axis {axis} must be of length 1 and at right angles to the "
+            "normal of a level surface; leave it out of anything else",
+        )
     length = float(np.linalg.norm(action["normal"]))
     if abs(length - 1) > _UNIT:
         found("action-normal", f"action_json.normal is of length {length:.3g}, not 1")
     if not _seen(record):
         found("action-unseen", "no view looks at action_json.center", WARNING)
+
+
+def _lies_level(normal: Sequence[float], axis: Sequence[float], up: str) -> bool:
+    """Whether an axis can be that of a level surface with this normal."""
+    normal = np.asarray(normal, np.float64) / np.linalg.norm(normal)
+    length, along = np.linalg.norm(axis), abs(normal @ np.asarray(axis, np.float64))
+    return is_level(upright(up) @ normal) and abs(length - 1) <= _UNIT and along <= _TILT
 
 
 def _seen(record: Record) -> bool:

@@ -182,5 +182,9 @@ def test_what_is_wrong_with_an_action_is_told(change, message):
 def test_a_name_that_is_no_word_is_refused():
     with pytest.raises(ValueError, match="small letters"):
         language.register('a"b', Schema({}))
-    with pytest.raises(ValueError, match="'scene' anyway"):
+    with pytest.raises(ValueError, match="two fields of one name"):
+        language.register("look", Schema({"a": fields.POINT, "a_cm": fields.DIRECTION}))
+    with pytest.raises(ValueError, match="'place_anchor' is registered already"):
+        language.register("place_anchor", Schema({}))
+    with pytest.raises(ValueError, match="one name in its text: action, scene, scene"):
         language.register("look", Schema({"scene": fields.TEXT}))

@@ -2,9 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from jaxvlm.data.prep import workers
 from jaxvlm.data.prep.workers import made_of
 from jaxvlm.errors import UserError
 
@@ -31,3 +36,46 @@ def test_what_a_worker_says_is_said():
 def test_a_killed_worker_ends_the_work():
     with pytest.raises(UserError, match="a worker was killed"):
         dict(made_of(double, [1, 666, 2, 3], 2))
+
+
+WORK = """
+import os, pathlib, sys, time
+from jaxvlm.data.prep.workers import made_of
+
+def work(folder):
+    pathlib.Path(folder, str(os.getpid())).touch()
+    time.sleep(300)
+
+if __name__ == "__main__":
+    list(made_of(work, [sys.argv[1]] * 2, 2))
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(what) -> None:
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script, folder = tmp_path / "work.py", tmp_path / "pids"
+    script.write_text(WORK)
+    folder.mkdir()
+    root = str(Path(workers.__file__).parents[3])
+    parent = subprocess.Popen(
+        [sys.executable, script, folder], env=os.environ | {"PYTHONPATH": root}
+    )
+    wait_for(lambda: len(list(folder.iterdir())) == 2)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    pids = [int(path.name) for path in folder.iterdir()]
+    wait_for(lambda: not any(map(alive, pids)))
