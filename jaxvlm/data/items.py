@@ -120,8 +120,8 @@ def _mapped(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(
             f"record file {str(path)!r} does not exist"
-            f"{'' if path.is_absolute() else f' in {Path.cwd()}'}; make it (docs/data.md), or "
-            "check the path"
+            f"{'' if path.is_absolute() else f' in {Path.cwd()}'}; make it (docs/data.md; "
+            "`make demo` makes those of runs/demo), or check the path"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"record file {str(path)!r} cannot be read: {error}") from None
