@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxvlm.console import say_once
-from jaxvlm.data.boxes import BOX, action_numbers
+from jaxvlm.data.boxes import BOX
 from jaxvlm.data.packing import Capacity, Group
 from jaxvlm.data.readers import LostImage, SetReader
 from jaxvlm.data.record import Record
@@ -162,9 +162,13 @@ class RowBuilder:
                 row["segment_ids"][start : start + used[0]] = segment
                 weights = self._weights(self.samples[index]) * seen
                 row["label_weights"][label_start : label_start + used[1]] = weights
-                if self.boxes and self.samples[index].is_action:
+                box = self.samples[index].box
+                if self.boxes and box is not None:
+                    # The first label of an action follows on its token.
                     token = row["label_positions"][label_start]
-                    self._write_box(batch, (number, segment - 1), index, token, set_index, weights)
+                    values = token, set_index, box, weights.sum()
+                    for name, value in zip(_OF_ACTIONS, values, strict=True):
+                        batch[name][number, segment - 1] = value
                 start, label_start = start + used[0], label_start + used[1]
 
     def _weights(self, sample: Sample) -> Float[np.ndarray, "L"]:
@@ -173,14 +177,6 @@ class RowBuilder:
             return np.full(len(sample.answer), self.answer_weight, np.float32)
         before = digits_before(np.isin(sample.answer, self.digits))
         return np.float32(self.finer_weight) ** before.astype(np.float32)
-
-    def _write_box(self, batch: dict, at: tuple[int, int], index: int, token, set_index, weights):
-        """Writes the box of an action, whose first label follows on the `token`."""
-        box = action_numbers(self.records[self.samples[index].record].learnt_action())
-        if box is not None:
-            values = token, set_index, box, weights.sum()
-            for name, value in zip(_OF_ACTIONS, values, strict=True):
-                batch[name][at] = value
 
     def _read(self, batch: dict[str, np.ndarray], at: tuple[int, int], group: Group) -> bool:
         """Reads the group's image set; False where it cannot be read and is left out."""

@@ -14,8 +14,9 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float, Int32
 
+from jaxvlm.data.boxes import action_numbers
 from jaxvlm.data.record import Record, scene_of
 from jaxvlm.data.tokenizer import Tokenizer
 from jaxvlm.errors import UserError
@@ -39,6 +40,8 @@ class Sample:
       has_geometry: the record tells where the cameras stood or what they are.
       is_action: the answer is an action, which is stated in the frame of the first view.
       scene: the scene it is of, or its first image where the record does not tell.
+      box: what the action head learns of an action: centre, extent and normal in the first camera's
+        frame, in metres; None where there is none.
     """
 
     before: Int32[np.ndarray, "..."]
@@ -50,6 +53,7 @@ class Sample:
     has_geometry: bool = False
     is_action: bool = False
     scene: str = ""
+    box: Float[np.ndarray, "9"] | None = None
 
     def length(self, visual: int) -> int:
         """Tokens in a row, with `visual` visual tokens; the end token is a label only."""
@@ -104,6 +108,8 @@ def tokenize(
             shortened += 1
         set_id = set_ids.setdefault(set_key(record), len(set_ids))
         before, tail, labels = (np.asarray(x, np.int32) for x in (head + question, behind, answer))
+        learns = record.action is not None and record.answer
+        box = action_numbers(record.learnt_action()) if learns else None
         samples.append(
             Sample(
                 before,
@@ -115,6 +121,7 @@ def tokenize(
                 has_geometry=record.geometry is not None,
                 is_action=record.is_action,
                 scene=scene_of(record),
+                box=box,
             )
         )
     return samples, shortened
