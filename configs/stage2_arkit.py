@@ -108,7 +108,7 @@ def _roomplan(config):
 
 
 def _mixed(config):
-    """As many questions as actions, and one counts about as much as the other."""
+    """As many questions as actions, and one counts about as much as the other's text or more."""
     small = config.init_from == "runs/demo"
     stage1 = _file("demo" if small else "stage1").get_config().data
     for split in ("train", "val", "test"):
@@ -118,8 +118,10 @@ def _mixed(config):
     # An action is some 60 labels, an answer two to four.
     config.loss.answers = 20.0
     if small:
-        # Beside answers the head learns late, so it counts more.
+        # Beside answers the head learns late, so it counts more; and answers so much more that they
+        # are not forgotten for it.
         config.loss.action_json, config.loss.geometry_consistency = 4.0, 0.08
+        config.loss.answers = 60.0
         # An action and a question or two of the same room, and so a longer update.
         config.train.max_steps = 10_000
         config.data.row_length, config.data.questions_per_set = 144, 3

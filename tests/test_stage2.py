@@ -66,8 +66,9 @@ def test_mixed_has_as_many_questions_as_actions(variant):
             assert sum(each["weight"] for each in questions) == pytest.approx(actions["weight"])
 
 
-@pytest.mark.parametrize("variant", ["mixed", "rooms,mixed"])
-def test_a_question_counts_about_as_much_as_an_action(variant):
+# The small model forgets answers where its head counts four times and they count once.
+@pytest.mark.parametrize(("variant", "ratio"), [("mixed", 1), ("rooms,mixed", 3)])
+def test_a_question_counts_about_as_much_as_an_actions_text_or_more(variant, ratio):
     loss = load(f"{FILE}:{variant}").loss
     tokenizer = load_tokenizer("jaxvlm:rooms")
     text = write(
@@ -78,7 +79,7 @@ def test_a_question_counts_about_as_much_as_an_action(variant):
     before = digits_before(np.isin(labels, tokenizer.digits))
     action = (loss.finer_digits**before).sum() + 1
     answer = loss.answers * (len(words) + 1)
-    assert 2 / 3 < answer / action < 3 / 2
+    assert 2 / 3 < answer / action / ratio < 3 / 2
 
 
 def test_the_order_of_variants_is_of_no_account():
