@@ -122,7 +122,7 @@ def _line(text: str, origin: str, known: Mapping[str, Mapping] | None, strict: b
         line[name] = line.get(name) or ""
         if not isinstance(line[name], str):
             raise UserError(f"{origin}: {name!r} should be a text, is {json.dumps(line[name])}")
-    if line.get("up", "z") not in ("z", "y"):
+    if (line.get("up") or "z") not in ("z", "y"):
         raise UserError(f'{origin}: \'up\' must be "z" or "y", found {shown(line["up"])}')
     references = _references(line, origin, strict)
     line["reference"] = _as_action(line.get("reference") or next(iter(references), None))
