@@ -14,8 +14,8 @@ import time
 
 import numpy as np
 import sides
+from command_line import count, counts, new_parser
 from generate import SIZES, random_weights
-from record_file import record_file
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
@@ -139,20 +139,19 @@ def steps(flags: argparse.Namespace, tokenizer, constraints, batch: int) -> list
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        "constrain.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    flags = new_parser(__file__, __doc__)
+    flags.add_argument(
+        "--tokenizer", default="Qwen/Qwen3-4B-Instruct-2507", help="a folder, or a name"
     )
-    flags.add_argument("--tokenizer", default="Qwen/Qwen3-4B-Instruct-2507")
-    flags.add_argument("--size", choices=SIZES, default="100m")
-    flags.add_argument("--batches", type=sides.counts, default=[1, 16])
+    flags.add_argument("--size", choices=SIZES, default="100m", help="of Qwen3")
+    flags.add_argument("--batches", type=counts, default=[1, 16], help="texts at a time")
     for name, default, what in (
         ("prompt", 192, "tokens of each prompt"),
         ("new", 64, "tokens of each answer"),
         ("piece", 8, "steps of one way before the other's"),
         ("rounds", 10, "answers of every text"),
     ):
-        flags.add_argument(f"--{name}", type=sides.count, default=default, help=what)
-    flags.add_argument("--output", type=record_file, help="write the record as JSON")
+        flags.add_argument(f"--{name}", type=count, default=default, help=what)
     return flags
 
 

@@ -25,8 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from command_line import count, new_parser
 from PIL import Image, ImageEnhance
-from record_file import record_file
 
 from jaxvlm import entry
 from jaxvlm.config import default
@@ -375,22 +375,21 @@ def show(result: dict) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        "data.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = new_parser(__file__, __doc__)
     flags.add_argument("--tokenizer", default="jaxvlm:rooms", help="a folder, or jaxvlm:rooms")
     flags.add_argument("--questions", nargs="*", default=[], help="files to pack into rows")
     flags.add_argument(
         "--photos", type=Path, help="folder of photographs (default: rendered rooms)"
     )
     flags.add_argument("--image", nargs=2, type=int, default=(640, 480), help="size of the views")
-    flags.add_argument("--scenes", type=int, default=24)
-    flags.add_argument("--questions_per_set", type=int, default=8)
-    flags.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
+    flags.add_argument("--scenes", type=count, default=24, help="rooms that are rendered")
+    flags.add_argument("--questions_per_set", type=count, default=8, help="in a row")
+    flags.add_argument(
+        "--workers", nargs="+", type=int, default=[0, 1, 2], help="processes that read"
+    )
     flags.add_argument("--seconds", type=float, default=8.0, help="of every run")
-    flags.add_argument("--repeats", type=int, default=3)
+    flags.add_argument("--repeats", type=count, default=3, help="how often each is measured")
     flags.add_argument("--folder", type=Path, help="for temporary files (default: the system's)")
-    flags.add_argument("--output", type=record_file, help="write the figures as JSON")
     flags.add_argument("--child", choices=LOADERS, help=argparse.SUPPRESS)
     return flags
 

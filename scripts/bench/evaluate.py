@@ -17,7 +17,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from record_file import record_file
+from command_line import counts, new_parser
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
@@ -81,13 +81,9 @@ def run(module: str, *arguments: object) -> tuple[float, float]:
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        "evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--questions", type=lambda text: [int(n) for n in text.split(",")],
-                       default=[1000, 7231])  # fmt: skip
+    flags = new_parser(__file__, __doc__)
+    flags.add_argument("--questions", type=counts, default=[1000, 7231], help="of a test split")
     flags.add_argument("--folder", type=Path, help="for temporary files (default: the system's)")
-    flags.add_argument("--output", type=record_file, help="write the record as JSON")
     return flags
 
 

@@ -12,7 +12,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from record_file import record_file
+from command_line import counts, new_parser
 
 from jaxvlm import entry
 from jaxvlm.config import load
@@ -82,12 +82,9 @@ def gib(size: int) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser("bench.full_size", description=__doc__)
-    flags.add_argument(
-        "--devices", type=lambda text: [int(n) for n in text.split(",")], default=[8, 64, 256, 1024]
-    )
+    flags = new_parser(__file__, __doc__)
+    flags.add_argument("--devices", type=counts, default=[8, 64, 256, 1024], help="how many")
     flags.add_argument("--device", default="h200", help="which GPU to compile for, if possible")
-    flags.add_argument("--output", type=record_file)
     return flags
 
 

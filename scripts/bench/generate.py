@@ -19,6 +19,7 @@ import time
 import numpy as np
 import sides
 import stage1_batches
+from command_line import count, counts, new_parser
 
 from jaxvlm.console import print_table
 from jaxvlm.errors import UserError
@@ -232,16 +233,13 @@ def _cpu_bandwidth() -> float:
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        "generate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--size", choices=SIZES, default="100m")
-    flags.add_argument("--batches", type=sides.counts,
-                       default=[1, 16, 64])  # fmt: skip
-    flags.add_argument("--prompt", type=sides.count, default=192, help="tokens of each prompt")
-    flags.add_argument("--new", type=sides.count, default=64, help="tokens of each answer")
+    flags = new_parser(__file__, __doc__)
+    flags.add_argument("--size", choices=SIZES, default="100m", help="of Qwen3")
+    flags.add_argument("--batches", type=counts, default=[1, 16, 64], help="texts at a time")
+    flags.add_argument("--prompt", type=count, default=192, help="tokens of each prompt")
+    flags.add_argument("--new", type=count, default=64, help="tokens of each answer")
     flags.add_argument("--ragged", action="store_true", help="texts end apart")
-    flags.add_argument("--repeats", type=sides.count, default=3, help="measurements a process")
+    flags.add_argument("--repeats", type=count, default=3, help="measurements a process")
     return flags
 
 

@@ -1,6 +1,6 @@
 """Seconds and memory of import, verification and export at full size, beside PyTorch's loading.
 
-python scripts/bench/import_weights.py vggt /tmp/bench [--output RESULT.json]
+    python scripts/bench/import_weights.py vggt FOLDER [--output FILE]
 
 Random weights of VGGT-1B (one float32 `.pt`, every key of the official state dict) or Qwen3-4B
 (bfloat16 safetensors in shards) are written to the folder first. `RssAnon` of the importing process
@@ -9,16 +9,22 @@ is sampled: memory that is its own, not the cache of files.
 
 import argparse
 import json
-import platform
+import shlex
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+import sides
 import torch
-from record_file import record_file
+from command_line import new_parser
 from safetensors.torch import save_file
+
+from jaxvlm import entry
+from jaxvlm.console import print_table
+from jaxvlm.errors import UserError
+from jaxvlm.files import draft_of
 
 ROOT = Path(__file__).parents[2]
 _SHARD = 4 * 10**9
@@ -28,6 +34,7 @@ _QWEN3 = {
     "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 9728, "rms_norm_eps": 1e-6,
     "rope_theta": 5e6, "tie_word_embeddings": True,
 }  # fmt: skip
+_TORCH = "torch.load + load_state_dict"
 _LOAD = """
 import sys, torch
 from pathlib import Path
@@ -50,7 +57,9 @@ def make_vggt(folder: Path) -> Path:
     if not path.exists():
         shapes = json.loads((ROOT / "tests/fixtures/vggt_state_dict.json").read_text())
         tensors = shapes["tensors"].items()
-        torch.save({name: torch.randn(shape) for name, (shape, _) in tensors}, path)
+        torch.manual_seed(0)
+        torch.save({name: torch.randn(shape) for name, (shape, _) in tensors}, draft_of(path))
+        draft_of(path).rename(path)
     return path
 
 
@@ -60,6 +69,7 @@ def make_qwen3(folder: Path) -> Path:
     if (path / "model.safetensors.index.json").exists():
         return path
     path.mkdir(exist_ok=True)
+    torch.manual_seed(0)
     (path / "config.json").write_text(json.dumps(_QWEN3))
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -100,47 +110,53 @@ def measure(command: list[str]) -> dict[str, float]:
     watcher = threading.Thread(target=sample)
     watcher.start()
     if process.wait():
-        sys.exit(f"{command[:4]} failed")
+        raise UserError(f"{shlex.join(command[1:4])} failed, see above")
     watcher.join()
     return {"seconds": time.perf_counter() - start, "peak_gb": peak * 1024 / 1e9}
 
 
-def main() -> None:
-    """Makes the source, measures both, prints and saves the table."""
-    flags = argparse.ArgumentParser(description=__doc__)
-    flags.add_argument("kind", choices=("vggt", "qwen3"))
-    flags.add_argument("folder", type=Path)
-    flags.add_argument("--output", type=record_file)
-    given = flags.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    source = {"vggt": make_vggt, "qwen3": make_qwen3}[given.kind](given.folder)
+def main(flags: argparse.Namespace) -> None:
+    """Makes the source, measures both sides, prints and saves the table."""
+    flags.folder.mkdir(parents=True, exist_ok=True)
+    source = {"vggt": make_vggt, "qwen3": make_qwen3}[flags.kind](flags.folder)
     files = [source] if source.is_file() else sorted(source.glob("*.safetensors"))
     total = sum(file.stat().st_size for file in files) / 1e9
-    dest = given.folder / f"{given.kind}_imported"
-    heads = ["--heads", "camera", "depth", "point"] if given.kind == "vggt" else []
-    where = [str(source.absolute()), str(dest.absolute()), "--overwrite"]
-    module = [sys.executable, "-m"]
-    exported = [str(dest.absolute()), str(given.folder.absolute() / f"{given.kind}_exported")]
+    folder = flags.folder.absolute()
+    source, imported = str(source.absolute()), str(folder / f"{flags.kind}_imported")
+    heads = ["--heads", "camera", "depth", "point"] if flags.kind == "vggt" else []
     # Any tokenizer will do: it is copied.
-    exported += ["--overwrite", "--tokenizer", "jaxvlm:rooms"]
-    rows = {
-        "convert.import_torch": measure(
-            [*module, "convert.import_torch", given.kind, *where, *heads]
-        ),
-        "convert.verify": measure([*module, "convert.verify", *reversed(where[:2])]),
-        "convert.export_torch": measure([*module, "convert.export_torch", *exported]),
-        "torch.load + load_state_dict": measure([sys.executable, "-c", _LOAD, str(source)]),
-    }
-    print(f"{given.kind}, {total:.2f} GB")
-    for name, row in rows.items():
-        row["mb_per_second"] = 1000 * total / row["seconds"]
-        print(f"{name:30} {row['seconds']:7.1f} s {row['mb_per_second']:7.0f} MB/s "
-              f"{row['peak_gb']:6.2f} GB of its own memory")  # fmt: skip
-    if given.output:
-        record = {"kind": given.kind, "source_gb": total, "machine": platform.platform(),
-                  "rows": rows}  # fmt: skip
-        given.output.write_text(json.dumps(record, indent=2) + "\n")
+    exported = str(folder / f"{flags.kind}_exported")
+    more = ["--overwrite", "--tokenizer", "jaxvlm:rooms"]
+    commands = {
+        "convert.import_torch": [
+            "-m", "convert.import_torch", flags.kind, source, imported, "--overwrite", *heads
+        ],
+        "convert.verify": ["-m", "convert.verify", imported, source],
+        "convert.export_torch": ["-m", "convert.export_torch", imported, exported, *more],
+        _TORCH: ["-c", _LOAD, source],
+    }  # fmt: skip
+    cases = [{"what": name, **measure([sys.executable, *command])}
+             for name, command in commands.items()]  # fmt: skip
+    torch_seconds = next(case["seconds"] for case in cases if case["what"] == _TORCH)
+    rows = []
+    for case in cases:
+        case["mb_per_second"] = 1000 * total / case["seconds"]
+        case["times_torch"] = torch_seconds / case["seconds"]
+        rows.append((
+            case["what"], f"{case['seconds']:.1f}", f"{case['mb_per_second']:.0f}",
+            f"{case['times_torch']:.2f}", f"{case['peak_gb']:.2f}",
+        ))  # fmt: skip
+    columns = ("", "seconds", "MB/s", "times as fast as torch", "GB of its own memory")
+    print_table(f"{flags.kind}, {total:.2f} GB", columns, rows)
+    sides.write_record(flags.output, cases, kind=flags.kind, source_gb=total)
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = new_parser(__file__, __doc__)
+    flags.add_argument("kind", choices=("vggt", "qwen3"), help="whose weights")
+    flags.add_argument("folder", type=Path, help="for the weights, up to 32 GB of them")
+    return flags
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(parser(), main, configured=False)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
+from command_line import count, new_parser
 from PIL import Image
-from record_file import record_file
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
@@ -175,11 +175,8 @@ def drawn() -> Callable[[], object]:
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        "prep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--runs", type=int, default=3)
-    flags.add_argument("--output", type=record_file, help="write the figures as JSON")
+    flags = new_parser(__file__, __doc__)
+    flags.add_argument("--runs", type=count, default=3, help="how often each is measured")
     return flags
 
 

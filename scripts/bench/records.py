@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from record_file import record_file
+from command_line import count, new_parser
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
@@ -101,12 +101,9 @@ def _scene(scene: int, rng: np.random.Generator) -> dict:
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        "records.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--lines", type=int, default=1_000_000)
+    flags = new_parser(__file__, __doc__)
+    flags.add_argument("--lines", type=count, default=1_000_000, help="of the file")
     flags.add_argument("--folder", type=Path, help="for the temporary file (default: the system's)")
-    flags.add_argument("--output", type=record_file, help="write the figures as JSON")
     return flags
 
 

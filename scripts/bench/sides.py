@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import resource
 import shlex
 import statistics
@@ -21,7 +20,7 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from record_file import record_file
+from command_line import count
 
 from jaxvlm import entry
 from jaxvlm.console import say
@@ -51,7 +50,6 @@ def run(
 ) -> None:
     """Runs a benchmark from the command line, or in a child one of its cases."""
     flags.add_argument("--rounds", type=count, default=3, help="how often each case is measured")
-    flags.add_argument("--output", type=record_file, help="write the record as JSON")
     flags.add_argument("--case", help=argparse.SUPPRESS)
 
     def begin(given: argparse.Namespace) -> None:
@@ -61,33 +59,6 @@ def run(
         main(given)
 
     entry.run(flags, begin, configured=False)
-
-
-def count(text: str) -> int:
-    """A number of at least 1, from a flag."""
-    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of at least 1")
-    return int(text)
-
-
-def counts(text: str) -> list[int]:
-    """Such numbers with commas between them."""
-    if not all(re.fullmatch("[0-9]{1,9}", part) and int(part) for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers of at least 1, like 1,4")
-    return [int(part) for part in text.split(",")]
-
-
-def some_of(names: Sequence[str], between: str) -> Callable[[str], list[str]]:
-    """What reads several of some names from a flag."""
-
-    def read(text: str) -> list[str]:
-        unknown = [part for part in text.split(between) if part not in names]
-        if unknown:
-            known = f"{between} ".join(names)
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is unknown, expected some of {known}")
-        return text.split(between)
-
-    return read
 
 
 def in_turn(script: str, cases: Sequence[dict], rounds: int) -> list[dict]:

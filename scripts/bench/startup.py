@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import sides
-from record_file import record_file
+from command_line import count, new_parser
 
 from jaxvlm import entry
 from jaxvlm.console import print_table
@@ -66,14 +66,9 @@ def _seconds(flags: argparse.Namespace, workdir: Path) -> float:
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        "startup.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = new_parser(__file__, __doc__)
     flags.add_argument("--config", default="configs/demo.py", help="what is trained")
-    flags.add_argument(
-        "--rounds", type=sides.count, default=3, help="how often both are measured (default: 3)"
-    )
-    flags.add_argument("--output", type=record_file, help="write the record as JSON")
+    flags.add_argument("--rounds", type=count, default=3, help="how often both are measured")
     return flags
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import made_up
 import sides
 import stage1_batches
+from command_line import count, counts, new_parser, some_of
 
 from convert import parts
 from jaxvlm.config import load
@@ -222,29 +223,33 @@ def _seen(whole, case: dict, dtype) -> float:
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        "train_step.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = new_parser(__file__, __doc__)
     add = flags.add_argument
-    add("--size", choices=stage1_batches.SIZES, default="100m")
-    add("--views", type=sides.counts, default=[1])
-    add("--per_set", type=sides.counts, default=[1], help="questions of an image set")
-    add("--pixels", type=sides.count, default=448, help="side of the images")
-    add("--questions", type=sides.count, default=192, help="of an update")
-    add("--rows", type=sides.count, default=1, help="of our micro-batches")
-    add("--row_length", type=sides.count, default=4096, help="tokens of our rows")
+    add("--size", choices=stage1_batches.SIZES, default="100m", help="parameters of the model")
+    add("--views", type=counts, default=[1], help="of an image set")
+    add("--per_set", type=counts, default=[1], help="questions of an image set")
+    add("--pixels", type=count, default=448, help="side of the images")
+    add("--questions", type=count, default=192, help="of an update")
+    add("--rows", type=count, default=1, help="of our micro-batches")
+    add("--row_length", type=count, default=4096, help="tokens of our rows")
     add(
         "--micro_batch",
-        type=sides.count,
+        type=count,
         default=6,
         help="of the original, in questions",
     )
     add("--padding", choices=("512", "longest"), default="512", help="of the original's rows")
-    add("--remat", type=sides.some_of(REMAT, ","), default=["dots"], help="none,dots,full")
-    add("--sides", type=sides.some_of((*OURS, *THEIRS), ";"), default=[*OURS[:2], *THEIRS],
-        help=f"which, with ; between them: {'; '.join((*OURS, *THEIRS))}")  # fmt: skip
+    add(
+        "--remat",
+        type=some_of(REMAT, ","),
+        default=["dots"],
+        help="of ours, some of none,dots,full",
+    )
+    add("--sides", type=some_of((*OURS, *THEIRS), ";"), default=[*OURS[:2], *THEIRS],
+        help=f"which, with ; between them: {'; '.join((*OURS, *THEIRS))} "
+             "(default: all but the one from images)")  # fmt: skip
     add("--epochs", type=float, default=3.4, help="of a run, over which a cache is written once")
-    add("--repeats", type=sides.count, default=3, help="updates measured in each process")
+    add("--repeats", type=count, default=3, help="updates measured in each process")
     add("--compiled", action=argparse.BooleanOptionalAction, default=False,
         help="compile the best PyTorch")  # fmt: skip
     add("--checkpointing", action=argparse.BooleanOptionalAction, default=False,

@@ -11,6 +11,7 @@ import argparse
 import made_up
 import numpy as np
 import sides
+from command_line import count, counts, new_parser
 
 from convert import vggt as names
 from jaxvlm.console import print_table
@@ -164,13 +165,11 @@ def _sample(values) -> list[float]:
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        "vggt.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--size", choices=SIZES, default="1b")
-    flags.add_argument("--views", type=sides.counts, default=[1, 2, 4, 8, 10])
-    flags.add_argument("--pixels", type=sides.counts, default=[448, 518], help="of the images")
-    flags.add_argument("--repeats", type=sides.count, default=5, help="measurements a process")
+    flags = new_parser(__file__, __doc__)
+    flags.add_argument("--size", choices=SIZES, default="1b", help="of VGGT")
+    flags.add_argument("--views", type=counts, default=[1, 2, 4, 8, 10], help="how many")
+    flags.add_argument("--pixels", type=counts, default=[448, 518], help="of the images")
+    flags.add_argument("--repeats", type=count, default=5, help="measurements a process")
     flags.add_argument(
         "--compiled", action=argparse.BooleanOptionalAction, default=True,
         help="also PyTorch compiled (on a CPU it needs a C++ compiler)",

@@ -12,7 +12,7 @@ import json
 import platform
 
 import numpy as np
-from record_file import record_file
+from command_line import count, new_parser
 
 from jaxvlm import entry
 from jaxvlm.console import print_table, progress
@@ -124,13 +124,10 @@ def surface_points(mesh: RoomMesh, rng: np.random.Generator) -> tuple[np.ndarray
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        "view_choice.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--rooms", type=int, default=40)
-    flags.add_argument("--views", type=int, default=8)
-    flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--output", type=record_file, help="write the figures as JSON")
+    flags = new_parser(__file__, __doc__)
+    flags.add_argument("--rooms", type=count, default=40, help="walks through them")
+    flags.add_argument("--views", type=count, default=8, help="of each room")
+    flags.add_argument("--seed", type=int, default=0, help="of the rooms")
     return flags
 
 
