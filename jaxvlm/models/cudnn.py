@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 
 from jaxvlm.models.pieces import Seen
 
+# What JAX calls the kernel of the forward pass of training.
+KERNEL = "dot_product_attention_fwd_wrapper"
 # The widest head that the kernel has on every GPU since Ampere.
 _WIDEST = 128
 # Whether what is compiled here is for GPUs that are not here.

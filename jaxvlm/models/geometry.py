@@ -39,7 +39,8 @@ class GeometryConfig:
 
     def flops(self, views: float) -> Flops:
         """Operations for so many views."""
-        return Flops(2.0 * views * (self.in_dim + self.out_dim) * self.out_dim)
+        entry = 2.0 * views * self.in_dim * self.out_dim
+        return Flops(2.0 * views * self.out_dim**2, entry=entry)
 
 
 class GeometryHead(nnx.Module):

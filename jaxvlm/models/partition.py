@@ -53,13 +53,16 @@ def gathered(tree: Tree) -> Tree:
     return jax.tree.map(lambda leaf: checkpoint_name(_gather(leaf), GATHERED), tree)
 
 
-@jax.custom_vjp
-def _gather(leaf: Array) -> Array:
+def _whole(leaf: Array) -> Array:
     return jax.lax.with_sharding_constraint(leaf, PartitionSpec())
 
 
+_gather = jax.custom_vjp(_whole)
+
+
 def _forward(leaf: Array) -> tuple[Array, None]:
-    return _gather(leaf), None
+    # Not by `_gather`: for rematerialisation that would be another value, which has no name.
+    return _whole(leaf), None
 
 
 def _backward(_: None, gradient: Array) -> tuple[Array]:

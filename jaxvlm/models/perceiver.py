@@ -73,10 +73,11 @@ class PerceiverConfig:
         layer = latents * (2 * width**2 + 2 * width * self.ffn_dim)
         # Key and value map.
         layer += 2 * width**2 * (latents if self.reads_as_latents else context)
-        ends = context * self.in_dim * width + latents * width * self.out_dim
+        entry = 2.0 * context * self.in_dim * width
+        linear = 2.0 * (self.num_layers * layer + latents * width * self.out_dim)
         # The heads share the width, or each compares its latents with all of it.
         pairs = context * self.num_latents * (self.num_heads if self.reads_as_latents else 1)
-        return Flops(2.0 * (self.num_layers * layer + ends), 4.0 * self.num_layers * pairs * width)
+        return Flops(linear, 4.0 * self.num_layers * pairs * width, entry)
 
 
 def _layer_norm(dim: int, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int32
 
+# The name that what attention gives has for rematerialisation.
+ATTENDED = "attended"
 # Queries attended at a time: so many that products are large, and so few that their scores stay in
 # a CPU's cache.
 _QUERIES = 256
@@ -59,7 +62,7 @@ def _forward(query, key, value, seen, causal):
 
     length = query.shape[3]
     parts = jax.lax.map(piece, (_split(query, 3), _own(seen, length)))
-    out, most, share = (_joined(part, length) for part in parts)
+    out, most, share = (checkpoint_name(_joined(part, length), ATTENDED) for part in parts)
     return out, (query, key, value, seen, out, most, share)
 
 
@@ -71,12 +74,11 @@ def _backward(causal, kept, gradient):
 
     def piece(sums, parts):
         own, query, gradient, common, most, share = parts
-        mask = _mask(own, seen, key.shape[2], causal)
-        weights = _weights(_scores(query, key, mask), most, query.shape[-1]) * share[..., None]
+        # What is not seen has no weight, and so no gradient either.
+        scores = _scores(query, key, _mask(own, seen, key.shape[2], causal))
+        weights = _weights(scores, most, query.shape[-1]) * share[..., None]
         change = _product("bkth,bksh->bkts", _flat(gradient), value).reshape(weights.shape)
         change = weights * (change - common[..., None]) * query.shape[-1] ** -0.5
-        if mask is not None:
-            change = jnp.where(mask, change, 0)
         change, weights = _flat(change.astype(dtype)), _flat(weights.astype(dtype))
         more = (
             _product("bkts,bkth->bksh", change, _flat(query)),

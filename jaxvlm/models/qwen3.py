@@ -50,6 +50,30 @@ Attend = Callable[[Array, Array, Array], Array]
 Rotation = tuple[Float[Array, "B T 1 H/2"], Float[Array, "B T 1 H/2"]]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _looked_up(
+    table: Float[Array, "W D"], tokens: Int32[Array, "B T"], size: int
+) -> Float[Array, "B T D"]:
+    """The tokens' rows of a table of so many.
+
+    A row's gradient is summed in float32: a token of the chat template stands in every question,
+    and a sum in bfloat16 stops growing at 256 times what is added.
+    """
+    return jnp.take(table, tokens, axis=0)
+
+
+def _look_up(table, tokens, size):
+    return jnp.take(table, tokens, axis=0), tokens
+
+
+def _add_up(size, tokens, gradient):
+    zeros = jnp.zeros((size, gradient.shape[-1]), jnp.float32)
+    return zeros.at[tokens].add(gradient.astype(jnp.float32)).astype(gradient.dtype), None
+
+
+_looked_up.defvjp(_look_up, _add_up)
+
+
 @dataclasses.dataclass(frozen=True)
 class Qwen3Config:
     """Sizes of a Qwen3 model; `from_hf` reads them from a Hugging Face config.json.
@@ -288,8 +312,8 @@ class Qwen3(nnx.Module):
 
     def embed(self, tokens: Int32[Array, "B T"]) -> Float[Array, "B T D"]:
         """The tokens' embeddings."""
-        # Not `self.embed_tokens(tokens)`: nnx.Embed returns the dtype that it was built with.
-        return jnp.take(gathered(self.embed_tokens.embedding[...]), tokens, axis=0)
+        table = gathered(self.embed_tokens.embedding[...])
+        return _looked_up(table, tokens, len(table))
 
     def __call__(
         self,

@@ -149,8 +149,9 @@ class VLM(nnx.Module):
         """
         text = self.language.embed(tokens)
         index = jnp.maximum(visual_index, 0)[..., None]
-        seen = jnp.take_along_axis(visual.astype(text.dtype), index, axis=1)
-        return jnp.where((visual_index >= 0)[..., None], seen, text)
+        # In float32, for gradients of the questions that share a set are added up.
+        seen = jnp.take_along_axis(visual.astype(jnp.float32), index, axis=1)
+        return jnp.where((visual_index >= 0)[..., None], seen.astype(text.dtype), text)
 
 
 def features_of(

@@ -320,3 +320,13 @@ def test_a_config_that_cannot_be_honoured_is_refused_by_name(fields, message):
 def test_unknown_remat_is_refused():
     with pytest.raises(UserError, match=r"remat='some'.*'none', 'dots', 'full'"):
         tiny()(jnp.zeros((1, 2, 32)), *np.zeros((2, 1, 2), np.int32), remat="some")
+
+
+def test_gradients_of_a_token_that_stands_everywhere_are_summed_in_float32():
+    """In bfloat16 a sum of ones goes no further than 256."""
+    model = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tiny())
+    tokens = jnp.full((2, 512), 7)
+    gradient = jax.grad(lambda model: model.embed(tokens).astype(jnp.float32).sum())(model)
+    table = np.asarray(gradient.embed_tokens.embedding[...], np.float32)
+    assert (table[7] == 1024).all()
+    assert not np.delete(table, 7, axis=0).any()

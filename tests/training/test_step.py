@@ -64,6 +64,16 @@ def test_accumulation_is_one_large_batch(toy, prepared):
         )
 
 
+def test_sums_and_state_are_held_once(toy, prepared):
+    new, steps = prepared
+    state = new()
+    sums = steps.start(state.params)
+    more = steps.accumulate(state.params, toy.frozen, sums, toy.batch(), KEY)
+    steps.update(state, more)
+    given = [*sums.gradients.values(), *more.gradients.values(), *state.params.values()]
+    assert all(leaf.is_deleted() for leaf in given)
+
+
 def test_an_update_moves_every_trained_parameter_and_no_frozen_one(toy, prepared):
     new, steps = prepared
     state, before = new(), fingerprint(toy.frozen)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from jaxvlm.models.attention import attention
 from jaxvlm.models.gelu import gelu
 from jaxvlm.models.partition import batch_sharded, gathered
+from jaxvlm.models.remat import rematerialised
 from jaxvlm.models.vggt.seats import Attend
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -72,16 +73,19 @@ def fold(body: Callable, carry, stacks: Sequence[Module | tuple[Module, ...]], *
 
     Returns:
       The last carry.
+
+    Raises:
+      ValueError: `remat` of layers that are cut, which are not for training.
     """
-    apart = isinstance(stacks[0], tuple)
-    if remat:
-        body = jax.checkpoint(body, prevent_cse=apart)
-    if apart:
+    if isinstance(stacks[0], tuple):
+        if remat:
+            raise ValueError("layers that are cut are not for training: nothing to recompute")
         # Traced and lowered once for all layers.
         step = jax.jit(lambda carry, layers, index: body(carry, _turned(layers), index))
         for index, layers in enumerate(zip(*stacks, strict=True)):
             carry = step(carry, layers, index)
         return carry
+    body = rematerialised(body, "full" if remat else "none")
     indices = jnp.arange(len(jax.tree.leaves(stacks[0])[0]))
     return jax.lax.scan(lambda carry, of: (body(carry, *of), None), carry, (stacks, indices))[0]
 
