@@ -27,7 +27,7 @@ from jaxvlm.models import cudnn
 from jaxvlm.models.partition import BATCH_AXES
 from jaxvlm.planning.inputs import Inputs, abstract_inputs
 from jaxvlm.training.hardware import MACHINE, Accelerator, by_name
-from jaxvlm.training.setup import compute_dtype
+from jaxvlm.training.setup import compute_dtype, loss_weights
 from jaxvlm.training.step import Steps, make_steps
 
 _CUDA_PACKAGES = ("jax_cuda12_plugin", "nvidia.cuda_nvcc")
@@ -60,6 +60,7 @@ def compile_steps(config, mesh: Mesh) -> dict[str, StepBytes]:
             config.train.remat,
             inputs.state,
             max(len(config.data.train), 1),
+            loss_weights(config),
         )
         sums = _sums(steps, inputs)
         arguments = (inputs.state.params, inputs.frozen, sums, inputs.batch, inputs.key)

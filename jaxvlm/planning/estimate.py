@@ -179,11 +179,12 @@ def _flops(config) -> tuple[float, float]:
     squares = sets * config.data.num_views**2
     whole = full._replace(pairs=rows * tokens**2, squares=squares)
     computed = model_flops(model, whole, image, shares, cached)
-    if config.train.remat != "none":
-        # What the backward pass makes again: the layers' forward pass, or but its products of
-        # activations where those with parameters are kept.
-        for part, flops in forward_flops(model, whole, image, cached).items():
-            if part in ("projector", "language") or shares[part] > 0:
-                computed += flops.attention
-                computed += flops.linear if config.train.remat == "full" else 0.0
+    # What the backward pass makes again: attention's scores always, and the layers' forward pass;
+    # with "dots" that of VGGT alone, where it learns.
+    again = {"none": (), "dots": ("vision",), "full": ("vision", "projector", "language")}
+    for part, flops in forward_flops(model, whole, image, cached).items():
+        if part in ("projector", "language") or shares[part] > 0:
+            computed += flops.attention / 2
+            if part in again[config.train.remat]:
+                computed += flops.linear + flops.attention
     return useful, computed

@@ -76,10 +76,12 @@ def model_flops(
     """
     total = 0.0
     for part, flops in forward_flops(config, work, image, cached).items():
-        # Gradients flow through the parts behind the first that learns.
-        back = float(any(trained.get(other) for other in (part, *_BEFORE.get(part, ()))))
+        # Gradients flow through the parts behind the first that learns, and into that.
+        before = any(trained.get(other) for other in _BEFORE.get(part, ()))
         share = trained.get(part, 0.0)
+        back = float(before or share > 0)
         total += flops.linear * (1 + back + share) + flops.attention * (1 + 2 * back)
+        total += flops.entry * (1 + before + share)
     return total
 
 

@@ -116,6 +116,8 @@ def test_one_compiled_encoder_gives_the_very_same_features(toy, cached):
     given = dict(toy.frozen)
     encode = features.Encoder(toy.model, given, toy.mesh, np.dtype(np.float32))
     assert not given
+    # On a CPU from layers of their own, see `cut_layers`.
+    assert isinstance(encode._vision.aggregator.frame_blocks, tuple)
     made = encode(sets["images"][:, : len(groups[0].views)])[0]
     count = batch["feature_counts"][0, 0]
     assert count == len(made)
