@@ -20,7 +20,7 @@ def traced_updates(text: str) -> range:
     Raises:
       UserError: it names none.
     """
-    found = re.fullmatch(r"([0-9]+):([0-9]+)", text)
+    found = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", text)
     first, last = (int(part) for part in found.groups()) if found else (0, 0)
     if not 1 <= first <= last:
         raise UserError(
@@ -45,24 +45,30 @@ class Profile:
 
     @classmethod
     def of_a_run(cls, workdir: Path, updates: range | None, made: int, last: int) -> Self:
-        """What was asked for, if the run still makes these updates.
+        """What of the updates that were asked for the run still makes.
+
+        Those that it made before are warned of: the same command goes on where a run was stopped.
 
         Raises:
-          UserError: it has made them already, or never will; or there is no place for the trace.
+          UserError: it ends before them, or has ended; or there is no place for the trace.
         """
-        if updates is not None and (workdir / FOLDER).is_file():
+        if updates is None:
+            return cls(workdir, range(0))
+        if (workdir / FOLDER).is_file():
             raise UserError(f"{workdir / FOLDER} is a file, where the traces' folder should be")
-        if updates is not None and not made < updates[0] <= updates[-1] <= last:
-            left = (
-                f"makes the updates {made + 1} to {last}"
-                if made < last
-                else (
-                    f"ended with update {last}; another --workdir, or a larger train.max_steps, "
-                    "makes more"
-                )
+        asked = f"--profile {updates[0]}:{updates[-1]}: this run"
+        if made >= last:
+            raise UserError(
+                f"{asked} ended with update {last}; another --workdir, or a larger "
+                "train.max_steps, makes more"
             )
-            raise UserError(f"--profile {updates[0]}:{updates[-1]}: this run {left}")
-        return cls(workdir, updates or range(0))
+        if updates[-1] > last:
+            raise UserError(f"{asked} makes the updates {made + 1} to {last}")
+        left = range(max(updates[0], made + 1), updates[-1] + 1)
+        if len(left) < len(updates):
+            traced = f"{left[0]} to {left[-1]} are traced" if left else "none is traced"
+            say(f"warning: {asked} goes on behind update {made}: {traced}", warns=True)
+        return cls(workdir, left)
 
     @contextlib.contextmanager
     def update(self, number: int, computing: object) -> Iterator[bool]:

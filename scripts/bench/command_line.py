@@ -1,6 +1,7 @@
 """What the benchmarks' command lines have in common."""
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,6 +65,17 @@ def counts(text: str) -> list[int]:
     if not all(re.fullmatch("[0-9]{1,9}", part) and int(part) for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r}: expected numbers of at least 1, like 1,4")
     return [int(part) for part in text.split(",")]
+
+
+def positive(text: str) -> float:
+    """A finite number above 0, from a flag."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
+    return found
 
 
 def some_of(names: Sequence[str], between: str) -> Callable[[str], list[str]]:

@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from command_line import count, new_parser
+from command_line import count, new_parser, positive
 from PIL import Image, ImageEnhance
 
 from jaxvlm import entry
@@ -387,7 +387,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--workers", nargs="+", type=int, default=[0, 1, 2], help="processes that read"
     )
-    flags.add_argument("--seconds", type=float, default=8.0, help="of every run")
+    flags.add_argument("--seconds", type=positive, default=8.0, help="of every run")
     flags.add_argument("--repeats", type=count, default=3, help="how often each is measured")
     flags.add_argument("--folder", type=Path, help="for temporary files (default: the system's)")
     flags.add_argument("--child", choices=LOADERS, help=argparse.SUPPRESS)

@@ -11,6 +11,7 @@ import os
 import platform
 import resource
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -53,6 +54,8 @@ def run(
     flags.add_argument("--case", help=argparse.SUPPRESS)
 
     def begin(given: argparse.Namespace) -> None:
+        # Also of a parent that is told to end: `subprocess.run` kills its child on the way out.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         if given.case:
             print(json.dumps(measure(json.loads(given.case))))
             return

@@ -10,6 +10,7 @@ out about record files before is known to both.
 import argparse
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,7 @@ def main(flags: argparse.Namespace) -> None:
                 if path.name != "compiled":
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             found["compiled before"].append(_seconds(flags, workdir))
-    cases = [{"start": name, "seconds": sorted(each)[len(each) // 2], "all": each}
+    cases = [{"start": name, "seconds": statistics.median(each), "all": each}
              for name, each in found.items()]  # fmt: skip
     rows = [(case["start"], f"{case['seconds']:.1f}") for case in cases]
     print_table(f"to the first update of {flags.config}", ("start", "seconds"), rows)

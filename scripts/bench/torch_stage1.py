@@ -6,6 +6,7 @@ parameters in float32.
 Axes: B rows, T tokens a row, S image sets a row, M visual tokens, D width.
 """
 
+import statistics
 import time
 
 import made_up
@@ -65,7 +66,7 @@ def measure(case: dict) -> dict:
         taken.append(time.perf_counter() - began)
     return {
         # The first one compiles, and takes memory from the system.
-        "seconds": sorted(taken[1:])[len(taken[1:]) // 2],
+        "seconds": statistics.median(taken[1:]),
         "loss": losses[0],
         "peak_gib": sides.peak_gib(torch.cuda.max_memory_allocated() if GPU else None),
         "device": torch.cuda.get_device_name() if GPU else "cpu",

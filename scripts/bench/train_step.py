@@ -11,13 +11,14 @@ features, `sdpa` with their mask, logits at labels only. Its first loss is compa
 
 import argparse
 import dataclasses
+import statistics
 import time
 from pathlib import Path
 
 import made_up
 import sides
 import stage1_batches
-from command_line import count, counts, new_parser, some_of
+from command_line import count, counts, new_parser, positive, some_of
 
 from convert import parts
 from jaxvlm.config import load
@@ -160,7 +161,7 @@ def _ours(case: dict) -> dict:
             taken.append(time.perf_counter() - began)
         stats = device.memory_stats() or {}
         peak = sides.peak_gib(None if cpu else stats["peak_bytes_in_use"])
-    seconds = sorted(taken[1:])[len(taken[1:]) // 2]
+    seconds = statistics.median(taken[1:])
     work = Work(*map(float, metrics["work"]))
     shares = trained_shares(abstract_parameters(whole), learning)
     pixels = (case["pixels"], case["pixels"])
@@ -200,26 +201,23 @@ def _with_images(batch: dict, case: dict) -> dict:
 
 
 def _seen(whole, case: dict, dtype) -> float:
-    """Seconds that VGGT takes for one image set, to fill the cache."""
+    """Seconds that VGGT takes for one image set, as a cache is filled."""
     import jax
     import jax.numpy as jnp
-    from flax import nnx
+    import numpy as np
 
-    from convert import vggt as names
-    from jaxvlm.models.tree import load as load_model
-    from jaxvlm.models.tree import pure
-    from jaxvlm.models.vggt.model import VGGT
-    from jaxvlm.models.vlm import features_of
-    from jaxvlm.paths import unflatten
+    from jaxvlm.training.features import Encoder
+    from jaxvlm.training.mesh import make_mesh
 
-    abstract = nnx.eval_shape(lambda: VGGT(whole.vision, rngs=nnx.Rngs(0)))
+    sizes, mesh = {"vision": whole.vision}, make_mesh(-1, -1)
     params = {
         path: jnp.asarray(leaf, dtype)
-        for path, leaf in made_up.ours(names.rules(whole.vision), pure(abstract))
+        for path, leaf in made_up.ours(parts.rules(sizes), parts.shapes(sizes))
     }
-    images = jnp.zeros((1, case["views"], case["pixels"], case["pixels"], 3), jnp.uint8)
-    see = jax.jit(lambda p, images: features_of(load_model(abstract, unflatten(p)), images, None))
-    return sides.seconds_of(lambda: see(params, images).block_until_ready(), case["repeats"])
+    images = np.zeros((1, case["views"], case["pixels"], case["pixels"], 3), np.uint8)
+    with jax.set_mesh(mesh):
+        see = Encoder(whole, params, mesh, jnp.dtype(dtype))
+        return sides.seconds_of(lambda: see(images).block_until_ready(), case["repeats"])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -248,7 +246,7 @@ def parser() -> argparse.ArgumentParser:
     add("--sides", type=some_of((*OURS, *THEIRS), ";"), default=[*OURS[:2], *THEIRS],
         help=f"which, with ; between them: {'; '.join((*OURS, *THEIRS))} "
              "(default: all but the one from images)")  # fmt: skip
-    add("--epochs", type=float, default=3.4, help="of a run, over which a cache is written once")
+    add("--epochs", type=positive, default=3.4, help="of a run, over which a cache is written once")
     add("--repeats", type=count, default=3, help="updates measured in each process")
     add("--compiled", action=argparse.BooleanOptionalAction, default=False,
         help="compile the best PyTorch")  # fmt: skip

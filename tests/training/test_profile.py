@@ -78,6 +78,7 @@ def test_a_file_in_the_place_of_traces_is_refused(records, tmp_path, capsys, lea
         ("4:3", "--profile 4:3: expected two updates as N:M"),
         ("0:1", "--profile 0:1: expected two updates as N:M"),
         ("5:7", "--profile 5:7: this run makes the updates 1 to 6"),
+        (f"1:{5000 * '9'}", "expected two updates as N:M"),
     ],
 )
 def test_updates_that_are_not_made_are_refused(flag, message, records, tmp_path, capsys, leaves):
@@ -89,11 +90,28 @@ def test_updates_that_are_not_made_are_refused(flag, message, records, tmp_path,
 def test_a_refused_profile_leaves_the_checkpoints_of_a_run(records, tmp_path, capsys, leaves):
     workdir = tmp_path / "run"
     assert run(records, workdir) is None
-    assert run(records, workdir, "--resume_from", "3", "--profile", "2:3") == 2
-    assert "--profile 2:3: this run makes the updates 4 to 6" in capsys.readouterr().err
+    assert run(records, workdir, "--resume_from", "3", "--profile", "2:7") == 2
+    assert "--profile 2:7: this run makes the updates 4 to 6" in capsys.readouterr().err
     assert (workdir / "checkpoints" / "6").is_dir()
     assert run(records, workdir, "--profile", "2:3") == 2
     assert "--profile 2:3: this run ended with update 6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "message", "traces"),
+    [("2:4", "goes on behind update 3: 4 to 4 are traced", 1),
+     ("2:3", "goes on behind update 3: none is traced", 0)],
+)  # fmt: skip
+def test_the_same_command_goes_on_behind_its_trace(
+    flag, message, traces, records, tmp_path, capsys, leaves
+):
+    """As a scheduler gives it again when a run was stopped."""
+    workdir = tmp_path / "run"
+    assert run(records, workdir) is None
+    assert run(records, workdir, "--resume_from", "3", "--profile", flag) is None
+    assert message in capsys.readouterr().err
+    assert len(list(workdir.rglob("perfetto_trace.json.gz"))) == traces
+    assert (workdir / "checkpoints" / "6").is_dir()
 
 
 def test_compiled_programs_stay_in_the_workdir_unless_told_otherwise(tmp_path, monkeypatch):
