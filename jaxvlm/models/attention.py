@@ -44,18 +44,15 @@ def attention(
       The attended values in the queries' dtype.
 
     Raises:
-      UserError: the environment variable `JAXVLM_ATTENTION` asks for what is not known.
+      UserError: see `choice`.
       ValueError: both segments and lengths, of which a query might see nothing.
     """
     if segments is not None and lengths is not None:
         raise ValueError("padding behind lengths is a segment of its own: give segments alone")
     if lengths is not None:
         lengths = jnp.clip(lengths, 1, key.shape[1])
-    chosen = os.environ.get(CHOICE, "auto")
-    if chosen not in _CHOICES:
-        raise UserError(f"{CHOICE}={chosen!r}: expected one of {', '.join(_CHOICES)}")
     seen = Seen(segments, lengths)
-    if chosen == "auto" and cudnn.fits(query, key, value):
+    if choice() == "auto" and cudnn.fits(query, key, value):
         return cudnn.attend(query, key, value, seen, causal)
     batch, length, heads, dim = query.shape
     # Heads before tokens, as products want them; those of one key together.
@@ -63,6 +60,18 @@ def attention(
     keys, values = key.swapaxes(1, 2), value.swapaxes(1, 2)
     out = attend_in_pieces(grouped, keys, values, seen, causal)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, dim)
+
+
+def choice() -> str:
+    """What the environment variable `JAXVLM_ATTENTION` asks for.
+
+    Raises:
+      UserError: it is not known.
+    """
+    chosen = os.environ.get(CHOICE) or "auto"
+    if chosen not in _CHOICES:
+        raise UserError(f"{CHOICE}={chosen!r}: expected one of {', '.join(_CHOICES)}")
+    return chosen
 
 
 def attend_cached(

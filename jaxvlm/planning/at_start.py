@@ -68,6 +68,12 @@ def _chosen(config, rows: Sequence[int], remats: Sequence[str]) -> tuple[int, in
             "less may seem to fit than does (docs/scaling.md tells what to install)",
             warns=True,
         )
+    asked = " and ".join(
+        f"train.{name}=auto"
+        for name, choices in (("rows_per_device", rows), ("remat", remats))
+        if len(choices) > 1
+    )
+    say(f"{asked}: compiling the step to see what fits, for half a minute to some minutes")
     best = None
     for remat in remats:
         setting = with_setting(config, remat, config.optimizer.offload)
@@ -80,11 +86,6 @@ def _chosen(config, rows: Sequence[int], remats: Sequence[str]) -> tuple[int, in
             say(f"warning: remat {remat} is left out: {error}", warns=True)
         if best is not None:
             break
-    asked = " and ".join(
-        f"train.{name}=auto"
-        for name, choices in (("rows_per_device", rows), ("remat", remats))
-        if len(choices) > 1
-    )
     if best is None and target is None and device.kind != "cpu":
         say(
             f"warning: {asked} takes {config.train.rows_per_device} row(s) and remat "

@@ -37,6 +37,7 @@ from jaxvlm.data.record import Record, scene_of
 from jaxvlm.data.sources import load_sources
 from jaxvlm.data.training_set import framing, held_out_scenes
 from jaxvlm.errors import UserError
+from jaxvlm.models import attention
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import VLMConfig, abstract_vlm, features_of, vlm_config
 from jaxvlm.paths import unflatten
@@ -74,6 +75,7 @@ def cache_features(
     Raises:
       UserError: anything wrong with what the user gave, or a disk too small, before the first set.
     """
+    attention.choice()
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     place = open_workdir(config.data.features.folder, _FIELD, shared=not share.whole)
     with place as folder, jax.set_mesh(mesh):

@@ -14,6 +14,7 @@ from jaxvlm.console import progress, say
 from jaxvlm.data.pipeline import batches
 from jaxvlm.errors import UserError, first_line
 from jaxvlm.files import write_text
+from jaxvlm.models import attention
 from jaxvlm.training.checkpoints import (
     Checkpoints,
     best_in,
@@ -55,6 +56,8 @@ def train(
       UserError: anything wrong with what the user gave, before the first update.
       Requeue: the run was asked to stop, and its updates are kept.
     """
+    # Wrong settings of the environment are found before anything is read.
+    attention.choice()
     mesh: Mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     several = jax.process_count() > 1
     with (

@@ -222,9 +222,11 @@ def measured(folder: Path, flags: argparse.Namespace) -> list[dict]:
     """Every loader with every number of workers, in turns."""
     cases = [(loader, workers) for workers in flags.workers for loader in LOADERS]
     runs: dict[tuple[str, int], list[dict]] = {case: [] for case in cases}
-    for _ in range(flags.repeats):
-        for case in cases:
-            runs[case].append(in_a_process(folder, flags, *case))
+    for number in range(flags.repeats):
+        for place, (loader, workers) in enumerate(cases):
+            where = f"round {number + 1} of {flags.repeats}, {place + 1} of {len(cases)}"
+            print(f"{where}: {loader}, workers {workers}", file=sys.stderr, flush=True)
+            runs[loader, workers].append(in_a_process(folder, flags, loader, workers))
     found = []
     for (loader, workers), results in runs.items():
         rates = {

@@ -80,7 +80,7 @@ def in_turn(script: str, cases: Sequence[dict], rounds: int) -> list[dict]:
                 continue
             where = f"round {number + 1} of {rounds}, {place + 1} of {len(cases)}"
             print(f"{where}: {_named(case)}", file=sys.stderr, flush=True)
-            made.append(_child(script, case))
+            made.append(_child(script, case) | {"load": os.getloadavg()[0]})
             if "device" in made[-1]:
                 devices[made[-1]["device"] == "cpu"] = case["side"]
             if len(devices) > 1:
@@ -123,8 +123,8 @@ def write_record(path: Path | None, cases: Sequence[Mapping], **more: object) ->
     load, cores = os.getloadavg()[0], os.cpu_count()
     if load > cores + 0.5:
         say(
-            f"warning: {load:.1f} threads wanted to run on {cores} cores; beside other programs "
-            "PyTorch is slowed much more than JAX, so measure again when the machine is idle",
+            f"warning: {load:.1f} threads wanted to run on {cores} cores: measure again when the "
+            "machine is idle (beside other programs PyTorch is slowed much more than JAX)",
             warns=True,
         )
     if path is not None:
