@@ -224,7 +224,7 @@ class PatchProjection(nnx.Module):
         batch, height, columns = len(images), images.shape[1] // side, images.shape[2] // side
         x = images.reshape(batch, height, side, columns, side, channels)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height * columns, -1)
-        return x @ self.kernel[...].reshape(-1, width) + self.bias[...]
+        return x @ gathered(self.kernel[...]).reshape(-1, width) + self.bias[...]
 
 
 class Spread(nnx.Module):

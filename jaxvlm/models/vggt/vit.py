@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxvlm.models.partition import gathered
 from jaxvlm.models.vggt.blocks import (
     TOKEN_INIT,
     VIT_INIT,
@@ -83,7 +84,8 @@ class VisionTransformer(nnx.Module):
         batch, _, width = x.shape
         cls = jnp.broadcast_to(self.cls_token[...], (batch, 1, width))
         x = jnp.concatenate([cls, x], axis=1)
-        x = x + interpolate_positions(self.pos_embed[...], *images.shape[1:3], self.patch_size)
+        positions = gathered(self.pos_embed[...])
+        x = x + interpolate_positions(positions, *images.shape[1:3], self.patch_size)
         registers = self.register_tokens[...]
         registers = jnp.broadcast_to(registers, (batch, *registers.shape[1:]))
         x = jnp.concatenate([x[:, :1], registers, x[:, 1:]], axis=1)
