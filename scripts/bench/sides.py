@@ -54,14 +54,18 @@ def run(
     flags.add_argument("--case", help=argparse.SUPPRESS)
 
     def begin(given: argparse.Namespace) -> None:
-        # Also of a parent that is told to end: `subprocess.run` kills its child on the way out.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        leave_when_told()
         if given.case:
             print(json.dumps(measure(json.loads(given.case))))
             return
         main(given)
 
     entry.run(flags, begin, configured=False)
+
+
+def leave_when_told() -> None:
+    """SIGTERM ends this process like Ctrl-C, so that on the way out children are ended too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def in_turn(script: str, cases: Sequence[dict], rounds: int) -> list[dict]:

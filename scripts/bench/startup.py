@@ -28,6 +28,7 @@ _POLL = 0.02
 
 
 def main(flags: argparse.Namespace) -> None:
+    sides.leave_when_told()
     found: dict[str, list[float]] = {"cold": [], "compiled before": []}
     for number in range(flags.rounds):
         print(f"round {number + 1} of {flags.rounds}: two starts", flush=True)
@@ -55,8 +56,12 @@ def _seconds(flags: argparse.Namespace, workdir: Path) -> float:
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as run:
-        while run.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-            time.sleep(_POLL)
+        try:
+            while run.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+                time.sleep(_POLL)
+        except BaseException:
+            run.kill()
+            raise
         seconds = time.perf_counter() - began
         errors = run.communicate()[1]
     if run.returncode:
