@@ -58,8 +58,9 @@ def make_vggt(folder: Path) -> Path:
         shapes = json.loads((ROOT / "tests/fixtures/vggt_state_dict.json").read_text())
         tensors = shapes["tensors"].items()
         torch.manual_seed(0)
-        torch.save({name: torch.randn(shape) for name, (shape, _) in tensors}, draft_of(path))
-        draft_of(path).rename(path)
+        draft = draft_of(path)
+        torch.save({name: torch.randn(shape) for name, (shape, _) in tensors}, draft)
+        draft.rename(path)
     return path
 
 
