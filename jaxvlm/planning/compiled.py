@@ -27,8 +27,8 @@ from jaxvlm.models import cudnn
 from jaxvlm.models.partition import BATCH_AXES
 from jaxvlm.planning.inputs import Inputs, abstract_inputs
 from jaxvlm.training.hardware import MACHINE, Accelerator, by_name
-from jaxvlm.training.setup import compute_dtype, loss_weights
-from jaxvlm.training.step import Steps, make_steps
+from jaxvlm.training.setup import run_steps
+from jaxvlm.training.step import Steps
 
 _CUDA_PACKAGES = ("jax_cuda12_plugin", "nvidia.cuda_nvcc")
 # JAX asks it for its version.
@@ -53,15 +53,8 @@ def compile_steps(config, mesh: Mesh) -> dict[str, StepBytes]:
     """The bytes of `accumulate` and `update` on each device of a mesh."""
     inputs = abstract_inputs(config, mesh)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        steps = make_steps(
-            inputs.model,
-            inputs.optimizer,
-            compute_dtype(config),
-            config.train.remat,
-            inputs.state,
-            max(len(config.data.train), 1),
-            loss_weights(config),
-        )
+        sources = max(len(config.data.train), 1)
+        steps = run_steps(config, inputs.model, inputs.optimizer, inputs.state, sources)
         sums = _sums(steps, inputs)
         arguments = (inputs.state.params, inputs.frozen, sums, inputs.batch, inputs.key)
         return {

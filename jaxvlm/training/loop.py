@@ -32,11 +32,11 @@ from jaxvlm.training.pace import Pace
 from jaxvlm.training.prepare import Run, prepare, print_start
 from jaxvlm.training.processes import Agreement, is_first
 from jaxvlm.training.profile import Profile
-from jaxvlm.training.setup import compute_dtype, loss_weights
+from jaxvlm.training.setup import compute_dtype, run_steps
 from jaxvlm.training.signals import StopRequest, stop_requests
 from jaxvlm.training.state import TrainState
 from jaxvlm.training.status import status
-from jaxvlm.training.step import Steps, Sums, make_steps
+from jaxvlm.training.step import Steps, Sums
 from jaxvlm.training.validation import Validation
 from jaxvlm.training.watchdog import watchdog
 
@@ -126,15 +126,7 @@ class _Updates:
         if self._first >= last:
             say(f"all {last} updates stand in {run.workdir}; nothing to do")
             return
-        steps = make_steps(
-            run.model,
-            run.optimizer,
-            compute_dtype(config),
-            config.train.remat,
-            self._state,
-            len(run.sources),
-            loss_weights(config),
-        )
+        steps = run_steps(config, run.model, run.optimizer, self._state, len(run.sources))
         sums = steps.start(self._state.params)
         self._feed = Feed(self._stream(), batch_sharding(run.mesh))
         self._health = Health(self._first, config.train.max_skipped)

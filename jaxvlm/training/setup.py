@@ -11,8 +11,10 @@ from jaxvlm.models.lora import is_adapter
 from jaxvlm.models.qwen3 import Qwen3Config
 from jaxvlm.models.vlm import PARTS, VLMConfig
 from jaxvlm.training.loss import LossWeights
+from jaxvlm.training.optimizer import Optimizer
 from jaxvlm.training.parameters import Group
-from jaxvlm.training.state import Params, initial_parameters, placed_parameters
+from jaxvlm.training.state import Params, TrainState, initial_parameters, placed_parameters
+from jaxvlm.training.step import Steps, make_steps
 from jaxvlm.training.weights import check_model, load_weights
 
 _DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
@@ -27,6 +29,14 @@ def loss_weights(config) -> LossWeights:
     """What each loss counts."""
     loss = config.loss
     return LossWeights(loss.language, loss.action_json, loss.geometry_consistency)
+
+
+def run_steps(
+    config, model: VLMConfig, optimizer: Optimizer, state: TrainState, sources: int
+) -> Steps:
+    """The compiled steps of a configuration's run, over data of so many sources."""
+    dtype, weights = compute_dtype(config), loss_weights(config)
+    return make_steps(model, optimizer, dtype, config.train.remat, state, sources, weights)
 
 
 def all_parameters(
