@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int32
 
 # The name that what attention gives has for rematerialisation.
 ATTENDED = "attended"
-# Queries attended at a time: so many that products are large, and so few that their scores stay in
-# a CPU's cache.
+# Queries attended at a time: so many that products are large, and so few that their scores take
+# little memory.
 _QUERIES = 256
 
 

@@ -8,7 +8,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 
 from jaxvlm.errors import UserError
 from jaxvlm.models import cudnn, pieces
-from jaxvlm.models.attention import attention
+from jaxvlm.models.attention import attention, choice
 
 # Two rows of 19 tokens in segments, the end being padding.
 SEGMENTS = np.array([[1] * 7 + [2] * 9 + [0] * 3, [1] * 2 + [2] * 1 + [3] * 15 + [0]], np.int32)
@@ -208,6 +208,11 @@ def test_an_unknown_choice_is_refused(monkeypatch):
     monkeypatch.setenv("JAXVLM_ATTENTION", "fast")
     with pytest.raises(UserError, match=r"JAXVLM_ATTENTION='fast': expected one of auto, pieces"):
         attention(*made())
+
+
+def test_an_empty_choice_is_none(monkeypatch):
+    monkeypatch.setenv("JAXVLM_ATTENTION", "")
+    assert choice() == "auto"
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's attention needs a GPU")
