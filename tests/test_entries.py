@@ -46,7 +46,7 @@ def refused(call, monkeypatch):
     def must_not(*arguments, **named):
         raise AssertionError("a step was made")
 
-    monkeypatch.setattr(loop, "make_steps", must_not)
+    monkeypatch.setattr(loop, "run_steps", must_not)
 
     def function(module, *arguments):
         code, _, errors = call(module, *arguments)

@@ -150,7 +150,7 @@ def test_every_place_draws_its_dropout_from_a_key_of_its_own(toy, records, weigh
 
 @pytest.mark.slow
 def test_every_micro_batch_draws_its_dropout_from_a_key_of_its_own(records, tmp_path, monkeypatch):
-    make, drawn = loop.make_steps, []
+    make, drawn = loop.run_steps, []
 
     def recorded(*arguments):
         steps = make(*arguments)
@@ -161,7 +161,7 @@ def test_every_micro_batch_draws_its_dropout_from_a_key_of_its_own(records, tmp_
 
         return steps._replace(accumulate=accumulate)
 
-    monkeypatch.setattr(loop, "make_steps", recorded)
+    monkeypatch.setattr(loop, "run_steps", recorded)
     config = tiny.config_for(records, train__rows_per_device=1, train__accumulation=2)
     loop.train(config, tmp_path)
     assert len(drawn) == 12 and len(set(drawn)) == 12
