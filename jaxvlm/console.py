@@ -52,7 +52,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     table = Table(title=Text(title), title_justify="left")
     for index, column in enumerate(columns):
         numeric = all(not isinstance(row[index], str) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         # As text: what stands in brackets is no style here.
         table.add_row(*(Text(f"{v:,}" if isinstance(v, int) else str(v)) for v in row))

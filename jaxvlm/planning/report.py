@@ -163,7 +163,7 @@ def show(plan: Plan) -> None:
         "peak",
         "memory",
         "received",
-        "communicating / computing",
+        "traffic / work",
         "update",
         "MFU",
     )

@@ -24,8 +24,14 @@ from jaxvlm.training.weights import save_weights
         ({"data__image_size": 28}, r"data.image_size=56, now it is 28"),
         ({"data__resize": "pad"}, r"data.resize='short_side', now it is 'pad'"),
         ({"precision": "bfloat16"}, r"precision='float32', now it is 'bfloat16'"),
-        ({"seed": 3}, r"the weights of VGGT='random, 0', now it is 'random, 3'"),
-        ({"data__features__dtype": "float32"}, r"data.features.dtype='bfloat16'"),
+        (
+            {"seed": 3},
+            r"the weights of VGGT='random, 0', now it is 'random, 3'; give data.features.folder",
+        ),
+        (
+            {"data__features__dtype": "float32"},
+            r"data.features.dtype='bfloat16', .*; give --config.data.features.dtype=bfloat16 to",
+        ),
         ({"data__jpeg_draft": True}, r"data.jpeg_draft=False, now it is True"),
         ({"data__image_height": 28}, r"data.image_height=56, now it is 28"),
         ({"model__vision__num_heads": 4}, r"model.vision.num_heads=2, now it is 4"),

@@ -23,6 +23,7 @@ from jaxvlm.files import write_text
 
 FORMAT = 1
 _ABOUT = "cache.json"
+_WEIGHTS = "the weights of VGGT"
 _AGAIN = "python -m jaxvlm.cache_features with the same --config and --config.… fields"
 
 
@@ -62,7 +63,7 @@ def made_from(config, weights: str | None) -> dict[str, object]:
     framing = {f"data.{name}": config.data[name] for name in ("image_size", "resize", "jpeg_draft")}
     framing["data.image_height"] = config.data.image_height or config.data.image_size
     dtype = {"data.features.dtype": config.data.features.dtype}
-    known = {} if weights is None else {"the weights of VGGT": weights}
+    known = {} if weights is None else {_WEIGHTS: weights}
     return {**framing, "precision": config.precision, **dtype, **vision, **known}
 
 
@@ -193,10 +194,13 @@ def _about(folder: Path, made: Mapping[str, object]) -> dict:
         )
     for name, value in json.loads(json.dumps(made)).items():
         if before.get(name) != value:
+            # Where a field alone is another one, its value of then makes the cache usable.
+            field = name in before and name != _WEIGHTS
+            use = f"--config.{name}={before[name]} to use it, or " if field else ""
             raise UserError(
                 f"the feature cache {folder} is stale: it was made with {name}="
-                f"{before.get(name)!r}, now it is {value!r}; give data.features.folder another "
-                f"folder and run {_AGAIN}"
+                f"{before.get(name)!r}, now it is {value!r}; give "
+                f"{use}data.features.folder another folder and run {_AGAIN}"
             )
     return about
 
