@@ -19,11 +19,14 @@ class Health:
       streak: skipped updates in a row, up to the last one looked at.
     """
 
-    def __init__(self, step: int, most: int):
-        """Begins behind update `step`; `most` skipped ones in a row are too many."""
+    def __init__(self, step: int, most: int, last: int):
+        """Begins behind update `step`; `most` skipped in a row are too many, and so are all
+        updates of a run to its `last`.
+        """
         self.streak = 0
         self._checked = step
         self._most = most
+        self._last = last
 
     def check(self, recent: Sequence[Metrics], done: int) -> None:
         """Looks at the metrics of the latest updates, the last of which is `done`.
@@ -36,19 +39,19 @@ class Health:
                 continue
             self._checked = step
             self.streak = self.streak + 1 if metrics["skipped"] else 0
-            if self.streak == self._most:
+            if self.streak in (self._most, self._last):
                 raise UserError(f"update {step}: {self._reason(metrics)}")
 
     def _reason(self, metrics: Mapping[str, np.ndarray]) -> str:
         if not metrics["label_tokens"]:
             return (
-                f"for {self._most} updates not one sample was left, no image of them could be "
+                f"for {self.streak} updates not one sample was left, no image of them could be "
                 "read. Mend the images (is a disk gone?) and repeat the command, which goes on "
                 "from the newest checkpoint"
             )
         return (
             f"the loss is {metrics['loss']} and the gradient's norm {metrics['gradient_norm']}; "
-            f"so it was for {self._most} updates in a row (train.max_skipped), none of which was "
+            f"so it was for {self.streak} updates in a row (train.max_skipped), none of which was "
             "applied; the newest checkpoint is of before. Lower optimizer.learning_rate, or look "
             "for numbers that are not finite in the imported weights"
         )

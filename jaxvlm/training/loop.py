@@ -129,7 +129,7 @@ class _Updates:
         steps = run_steps(config, run.model, run.optimizer, self._state, len(run.sources))
         sums = steps.start(self._state.params)
         self._feed = Feed(self._stream(), batch_sharding(run.mesh))
-        self._health = Health(self._first, config.train.max_skipped)
+        self._health = Health(self._first, config.train.max_skipped, last)
         self._pace = Pace(run, self._first, self._feed)
         self._agreed = Agreement(run.mesh)
         self._log = MetricLog(run.workdir, self._first, last) if is_first() else NoLog()

@@ -279,6 +279,22 @@ def test_a_run_without_a_single_image_left_stops(tmp_path, monkeypatch):
     assert not any(p.name == "30" for p in (tmp_path / "run" / "checkpoints").iterdir())
 
 
+def test_a_run_too_short_for_that_stops_too_where_no_update_was_applied(tmp_path, monkeypatch):
+    records = tiny.write_records(tmp_path)
+    make = loop.run_steps
+
+    def vanishing(*arguments):
+        for image in tmp_path.glob("*.png"):
+            image.unlink()
+        return make(*arguments)
+
+    monkeypatch.setattr(loop, "run_steps", vanishing)
+    config = tiny.config_for(records, train__max_steps=2, data__on_bad_record="skip")
+    with pytest.raises(UserError, match="update 2: for 2 updates not one sample was left"):
+        loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / "2").exists()
+
+
 @pytest.mark.slow
 def test_a_killed_worker_is_told_and_the_updates_are_kept(python, tmp_path):
     records = tiny.write_records(tmp_path)
