@@ -1,6 +1,8 @@
 """What benchmarks compare with: PyTorch modules that compute what the official ones do."""
 
 import importlib
+import itertools
+import json
 import sys
 from pathlib import Path
 
@@ -109,6 +111,53 @@ def test_what_constraints_cost_is_measured_pair_by_pair(monkeypatch):
     assert len(pairs) == 6 and all(free > 0 < held for free, held in pairs)
     # One slow pair among many says nothing.
     assert constrain.cost([(1, 1.1)] * 20 + [(1, 9)])[0] == pytest.approx(0.1)
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """`(benchmark, *flags) -> record` of one whose cases run here."""
+    sides = importlib.import_module("sides")
+
+    def function(benchmark, *flags):
+        monkeypatch.setattr(sides, "_child", lambda script, case: benchmark.measure(case))
+        parser, path = benchmark.parser(), tmp_path / "record.json"
+        parser.add_argument("--rounds", type=int)
+        benchmark.main(parser.parse_args([*flags, "--rounds", "1", "--output", str(path)]))
+        return json.loads(path.read_text())
+
+    return function
+
+
+def test_the_aggregators_are_compared_and_recorded(started, monkeypatch, capsys):
+    import vggt
+
+    tiny = VGGTConfig(img_size=56, embed_dim=32, depth=2, num_heads=2, vit_depth=1, vit_heads=2)
+    monkeypatch.setitem(vggt.SIZES, "small", tiny)
+    flags = "--size small --views 1,2 --pixels 56 --repeats 1 --no-compiled"
+    record = started(vggt, *flags.split())
+    assert [(case["side"], case["views"]) for case in record["cases"]] == [
+        ("jaxvlm", 1), ("torch", 1), ("jaxvlm", 2), ("torch", 2)]  # fmt: skip
+    assert all(case["off_by"] < 1e-5 for case in record["cases"] if case["side"] == "jaxvlm")
+    assert {"date", "cpu", "versions", "revision", "command"} < set(record)
+    assert "times as fast as torch" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_decoders_make_as_many_tokens_on_both_sides(started, monkeypatch, ragged):
+    import generate
+
+    monkeypatch.setitem(generate.SIZES, "10m", Qwen3Config(1000, 32, 2, 4, 2, 8, 48))
+    if not ragged:
+        # All tokens take two seconds, the first takes one: a real clock may differ at this size.
+        times = itertools.cycle([2.0, 1.0])
+        monkeypatch.setattr(generate.sides, "seconds_of", lambda work, _: work() or next(times))
+    flags = ["--size", "10m", "--batches", "2", "--prompt", "5", "--new", "6", "--repeats", "1"]
+    ours, theirs = started(generate, *flags, *(["--ragged"] if ragged else []))["cases"]
+    if ragged:
+        assert ours["tokens"] == theirs["tokens"] > 8 and ours["times"] > 0
+    else:
+        assert ours["step_seconds"] == theirs["step_seconds"] == 0.2 and ours["times_step"] == 1
+        assert ours["tokens_per_second"] == 6
 
 
 def test_a_benchmark_says_that_the_machine_was_busy(monkeypatch, capsys):

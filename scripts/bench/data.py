@@ -15,16 +15,15 @@ processes (one core for none), for some seconds, in turns; medians are shown.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import result
 from command_line import count, new_parser, positive
 from PIL import Image, ImageEnhance
 
@@ -60,29 +59,24 @@ def main(flags: argparse.Namespace) -> None:
     if flags.child:
         print(json.dumps(CHILDREN[flags.child](flags)))
         return
-    packages = ("grain", "jax", "numpy", "pillow", "torch")
-    result = {
-        "machine": platform.platform(),
-        "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in packages},
+    found = {
         "photos": "given" if flags.photos else "rendered rooms",
         "image": list(flags.image),
         "scenes": flags.scenes,
         "questions_per_set": flags.questions_per_set,
         "seconds": flags.seconds,
     }
-    result["fill"] = [fill(flags.tokenizer, path) for path in flags.questions]
-    rows = [[str(value) for value in one.values()] for one in result["fill"]]
+    found["fill"] = [fill(flags.tokenizer, path) for path in flags.questions]
+    rows = [[str(value) for value in one.values()] for one in found["fill"]]
     columns = ("questions", "count", "image sets", "rows", "real tokens", "samples a row")
     if rows:
         print_table("Packing into rows of 4,096 tokens", columns, rows)
     with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
         make_scenes(Path(folder), flags)
-        result["copy_gigabytes_per_second"] = round(copy_rate(), 2)
-        result["loaders"] = measured(Path(folder), flags)
-    show(result)
-    if flags.output:
-        flags.output.write_text(json.dumps(result, indent=2) + "\n")
+        found["copy_gigabytes_per_second"] = round(copy_rate(), 2)
+        found["loaders"] = measured(Path(folder), flags)
+    show(found)
+    result.write(flags.output, **found)
 
 
 def fill(tokenizer: str, path: str) -> dict:
@@ -348,15 +342,15 @@ def theirs(flags: argparse.Namespace) -> dict:
 CHILDREN = {"torch": theirs, "images": ours, "draft": ours, "features": ours}
 
 
-def show(result: dict) -> None:
+def show(found: dict) -> None:
     """Ratios to torch with as many workers, and the share of the copy rate."""
-    base = {r["workers"]: r for r in result["loaders"] if r["loader"] == "torch"}
+    base = {r["workers"]: r for r in found["loaders"] if r["loader"] == "torch"}
     rows = []
-    for run in result["loaders"]:
+    for run in found["loaders"]:
         torch = base[run["workers"]]
         run["samples_ratio"] = round(run["samples_per_second"] / torch["samples_per_second"], 1)
         run["sets_ratio"] = round(run["sets_per_second"] / torch["sets_per_second"], 2)
-        share = run["megabytes_per_second"] / result["copy_gigabytes_per_second"] / 1000
+        share = run["megabytes_per_second"] / found["copy_gigabytes_per_second"] / 1000
         run["share_of_copy_rate"] = round(share, 2)
         names = ("samples_per_second", "samples_ratio", "sets_per_second", "sets_ratio")
         numbers = [f"{run[name]:,}" for name in names]
@@ -372,7 +366,7 @@ def show(result: dict) -> None:
         "of copying",
     )
     print_table(
-        f"Loaders; one core copies {result['copy_gigabytes_per_second']} GB/s", columns, rows
+        f"Loaders; one core copies {found['copy_gigabytes_per_second']} GB/s", columns, rows
     )
 
 

@@ -9,14 +9,13 @@ number in a process of its own, with all controls. Peak memory is the system's c
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
+import result
 from command_line import counts, new_parser
 
 from jaxvlm import entry
@@ -57,10 +56,7 @@ def main(flags: argparse.Namespace) -> None:
     rows = [(f"{f['questions']:,}", f"{f['seconds']:.1f} s", f"{f['peak_megabytes']:,.0f} MB")
             for f in found]  # fmt: skip
     print_table("An evaluation with three controls", ("questions", "time", "peak memory"), rows)
-    if flags.output:
-        record = {"machine": platform.platform(), "jax": version("jax"), "cases": found,
-                  "overrides": flags.overrides}  # fmt: skip
-        flags.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    result.write(flags.output, cases=found, overrides=flags.overrides)
 
 
 def run(module: str, *arguments: object) -> tuple[float, float]:

@@ -9,7 +9,6 @@ the work of each preparation on one core, and prints the median of the runs.
 
 import argparse
 import json
-import platform
 import shutil
 import statistics
 import tempfile
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import result
 import trimesh
 from command_line import count, new_parser
 from PIL import Image
@@ -49,9 +49,7 @@ def main(flags: argparse.Namespace) -> None:
         seconds = {name: median(job, flags.runs) for name, job in jobs.items()}
     rows = [(name, f"{value:.2f}") for name, value in seconds.items()]
     print_table("Seconds a scene, one core", ("preparation", "seconds"), rows)
-    if flags.output:
-        record = {"machine": platform.platform(), "runs": flags.runs, "seconds_a_scene": seconds}
-        flags.output.write_text(json.dumps(record, indent=2) + "\n")
+    result.write(flags.output, runs=flags.runs, seconds_a_scene=seconds)
 
 
 def median(job: Callable[[], object], runs: int) -> float:

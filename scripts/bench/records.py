@@ -8,12 +8,12 @@ Writes records of eight views with geometry into a temporary file. Memory is the
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import result
 from command_line import count, new_parser
 
 from jaxvlm import entry
@@ -48,9 +48,7 @@ def main(flags: argparse.Namespace) -> None:
         "audit_megabytes": round(audited - before, 1),
     }
     print_table("Record files", ("figure", "value"), [(k, str(v)) for k, v in figures.items()])
-    if flags.output:
-        record = {"machine": platform.platform(), "views": VIEWS, **figures}
-        flags.output.write_text(json.dumps(record, indent=2) + "\n")
+    result.write(flags.output, views=VIEWS, **figures)
 
 
 def timed(work):

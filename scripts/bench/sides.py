@@ -8,31 +8,23 @@ peak memory is a process's.
 import argparse
 import json
 import os
-import platform
 import resource
-import shlex
 import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import result
 from command_line import count
 
 from jaxvlm import entry
 from jaxvlm.console import say
 from jaxvlm.errors import UserError
-from jaxvlm.files import write_text
 from jaxvlm.training.hardware import GIB
 
-_PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
-# What changes the figures besides flags.
-_SETTINGS = ("JAXVLM_ATTENTION", "JAX_OPTIMIZATION_LEVEL", "XLA_FLAGS", "OMP_NUM_THREADS",
-             "OMP_WAIT_POLICY")  # fmt: skip
 _NO_MEMORY = "out of memory"
 _FULL = ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "MemoryError", "can't allocate memory")
 _COMPILED = Path(".cache/bench").resolve()
@@ -131,53 +123,10 @@ def write_record(path: Path | None, cases: Sequence[Mapping], **more: object) ->
             "machine is idle (beside other programs PyTorch is slowed much more than JAX)",
             warns=True,
         )
-    if path is not None:
-        _write(path, cases, more)
+    result.write(path, **more, cases=list(cases))
     failed = [case for case in cases if case.get("failed", _NO_MEMORY) != _NO_MEMORY]
     if failed:
         raise UserError(f"{len(failed)} cases failed, the first ({_named(failed[0])})")
-
-
-def _write(path: Path, cases: Sequence[Mapping], more: Mapping) -> None:
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    record = {
-        "date": date.today().isoformat(),
-        "command": shlex.join(["python", *sys.argv]),
-        "machine": platform.platform(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "environment": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
-        "revision": _revision(),
-        "versions": versions,
-        **more,
-        "cases": list(cases),
-    }
-    write_text(path, json.dumps(record, indent=1) + "\n")
-    print(f"record: {path}")
-
-
-def _cpu() -> str:
-    """The name that Linux has for it, and its widest vectors."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    fields = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
-    vectors = [flag for flag in ("avx512f", "avx2") if flag in fields.get("flags", "").split()]
-    return " ".join([fields.get("model name", platform.machine()), *vectors[:1]])
-
-
-def _revision() -> str:
-    """What of the code was measured."""
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 def _child(script: str, case: dict) -> dict:

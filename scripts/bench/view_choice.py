@@ -8,10 +8,9 @@ method, and prints the share of the room's surface points that the chosen views 
 
 import argparse
 import functools
-import json
-import platform
 
 import numpy as np
+import result
 from command_line import count, new_parser
 
 from jaxvlm import entry
@@ -39,18 +38,16 @@ def main(flags: argparse.Namespace) -> None:
     ]
     title = f"{flags.views} of {FRAMES} views, {flags.rooms} rooms: surface points seen"
     print_table(title, ("method", "mean", "standard error", "worst room"), rows)
-    if flags.output:
-        record = {
-            "machine": platform.platform(),
-            "rooms": flags.rooms,
-            "views": flags.views,
-            "frames": FRAMES,
-            "seed": flags.seed,
-            "of": "the surface points that the whole walk sees",
-            "mean": {m: float(np.mean(v)) for m, v in shares.items()},
-            "worst": {m: float(np.min(v)) for m, v in shares.items()},
-        }
-        flags.output.write_text(json.dumps(record, indent=2) + "\n")
+    result.write(
+        flags.output,
+        rooms=flags.rooms,
+        views=flags.views,
+        frames=FRAMES,
+        seed=flags.seed,
+        of="the surface points that the whole walk sees",
+        mean={m: float(np.mean(v)) for m, v in shares.items()},
+        worst={m: float(np.min(v)) for m, v in shares.items()},
+    )
 
 
 def share(seed: int, index: int, views: int, method: str) -> float:
