@@ -68,6 +68,7 @@ def case(monkeypatch):
     return {"size": "tiny", "remat": "dots", "repeats": 1, "epochs": 1.0, **shape, **original}
 
 
+@pytest.mark.slow
 def test_both_sides_of_an_update_have_the_same_loss(case):
     import train_step
 
@@ -75,6 +76,7 @@ def test_both_sides_of_an_update_have_the_same_loss(case):
     assert ours["loss"] == pytest.approx(best["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["original", "jaxvlm, context first", "jaxvlm, from images"])
 def test_the_other_sides_learn_from_the_same_questions(case, side):
     import train_step
@@ -128,6 +130,7 @@ def started(monkeypatch, tmp_path):
     return function
 
 
+@pytest.mark.slow
 def test_the_aggregators_are_compared_and_recorded(started, monkeypatch, capsys):
     import vggt
 
@@ -142,6 +145,7 @@ def test_the_aggregators_are_compared_and_recorded(started, monkeypatch, capsys)
     assert "times as fast as torch" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ragged", [False, True])
 def test_decoders_make_as_many_tokens_on_both_sides(started, monkeypatch, ragged):
     import generate

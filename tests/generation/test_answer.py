@@ -78,6 +78,7 @@ def test_answers_are_those_of_the_training_pass(answerer, asked):
         assert answerer.tokenizer.decode(uncached(answerer, record)) == text
 
 
+@pytest.mark.slow
 def test_a_conversation_encodes_no_more_than_its_image_set(answerer, asked, monkeypatch):
     seen = []
 
@@ -130,6 +131,7 @@ def test_what_was_learnt_is_answered(answerer, colours_asked):
     assert answer_records(answerer, colours_asked) == list(tiny.COLOURS)
 
 
+@pytest.mark.slow
 def test_what_was_learnt_is_answered_in_bfloat16_too(answerer, colours_asked):
     config = run_config(answerer.checkpoint, ["precision=bfloat16"])
     half = restore_answerer(answerer.checkpoint, config)

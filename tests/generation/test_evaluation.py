@@ -154,6 +154,7 @@ def lose_everything(monkeypatch):
     monkeypatch.setattr(answer, "_read", lambda *_: LostImage("gone.png cannot be read"))
 
 
+@pytest.mark.slow
 def test_lost_questions_that_are_asked_again_are_waited_for(
     finished_run, whole, tmp_path, monkeypatch
 ):
@@ -249,6 +250,7 @@ def test_stale_lines_that_are_not_cleared_yet_do_not_count(finished_run, whole, 
     assert lines(tmp_path / "predictions.jsonl") == lines(old)
 
 
+@pytest.mark.slow
 def test_questions_whose_images_are_lost_are_left_out_of_every_way(
     finished_run, tmp_path, monkeypatch
 ):
@@ -325,6 +327,7 @@ def test_records_that_a_check_leaves_out_are_counted(finished_run, tmp_path):
     assert summary["headline"].endswith("(1 records left out: they fail checks)")
 
 
+@pytest.mark.slow
 def test_fewer_questions_keep_the_answers(finished_run, whole, tmp_path, monkeypatch):
     """Another limit, no controls: what stands is of the same questions."""
     evaluate.main(command(finished_run, tmp_path, "--limit", "2"))

@@ -362,6 +362,7 @@ def test_with_java_there_is_meteor_and_the_treebank_tokeniser(tmp_path, monkeypa
     assert found["rouge_l"] == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REALLY_HAS_JAVA(), reason="no Java here: METEOR is not tried")
 def test_meteor_is_that_of_the_whole_corpus(tmp_path, monkeypatch):
     from pycocoevalcap.meteor.meteor import Meteor
@@ -379,9 +380,10 @@ def test_meteor_is_that_of_the_whole_corpus(tmp_path, monkeypatch):
     ]
     found = score_file(write(tmp_path / "a", lines), tmp_path / "o", "plain")
     scored = [json.loads(line) for line in (tmp_path / "o" / SCORED).read_text().splitlines()]
+    scorer = Meteor()
     for part, chosen in ((found, slice(None)), (found["kinds"]["b"], slice(1, None, 2))):
         words = captions.tokenized(*zip(*pairs[chosen], strict=True), "plain")
-        corpus, each = Meteor().compute_score(words[1], words[0])
+        corpus, each = scorer.compute_score(words[1], words[0])
         assert part["meteor"] == pytest.approx(corpus, abs=1e-6)
         own = [line["meteor"] for line in scored][chosen]
         assert own == pytest.approx(each, abs=1e-6)

@@ -257,7 +257,7 @@ def test_the_head_learns_through_every_loss(made):
             model = load(abstract_vlm(sizes), unflatten(params))
             return batch_loss(model, batch, "none", None, 1, weights)[0]
 
-        gradients = jax.grad(value)(params)
+        gradients = jax.jit(jax.grad(value))(params)
         for path in (
             "action/in_proj/kernel",
             "projector/out_proj/kernel",

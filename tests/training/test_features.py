@@ -88,6 +88,7 @@ def test_a_shard_that_is_cut_short_is_named_and_made_anew(filled, tmp_path, shar
     np.testing.assert_array_equal(training_rows(config, 4).batch(0, 4)["features"], expected)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_noticed_before_and_during(data, tmp_path, monkeypatch):
     folder = tmp_path / "features"
     with monkeypatch.context() as patched:
@@ -232,6 +233,7 @@ def test_an_image_that_is_gone_stops_the_filling(data, tmp_path, monkeypatch):
     assert Image.open(data.parent / "scene4_1.png").size == (tiny.SIDE, tiny.SIDE)
 
 
+@pytest.mark.slow
 def test_an_image_that_changes_while_features_are_made_stops_the_filling(
     data, tmp_path, monkeypatch
 ):
@@ -298,6 +300,7 @@ def test_a_start_that_fails_leaves_no_cache_behind(data, tmp_path):
     fill(data, folder)
 
 
+@pytest.mark.slow
 def test_jobs_with_shares_fill_one_cache(data, tmp_path, capsys):
     whole = names(fill_folder(data, tmp_path / "whole"))
     folder = tmp_path / "features"

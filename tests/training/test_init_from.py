@@ -111,9 +111,10 @@ def test_what_it_trained_and_this_run_freezes_is_kept(
     np.testing.assert_allclose(off, on, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
-    [{}, pytest.param({"model__language__frozen_layers": 1}, marks=pytest.mark.slow)],
+    [{}, {"model__language__frozen_layers": 1}],
 )
 def test_adapters_of_another_kind_are_merged(
     records, weights, adapted, toy, tmp_path, change, capsys

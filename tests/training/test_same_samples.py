@@ -71,6 +71,7 @@ def packed(toy):
     return summed(toy, epoch_of(toy.config))
 
 
+@pytest.mark.slow
 def test_packed_is_unpacked(records, toy, packed):
     batch = epoch_of(tiny.config_for(records, data__pack=False))
     assert batch["tokens"].shape == (12, 64) and batch["labels"].shape[1] == 12
@@ -78,6 +79,7 @@ def test_packed_is_unpacked(records, toy, packed):
     check_same(summed(toy, batch), packed, 1e-5, 1e-5)
 
 
+@pytest.mark.slow
 def test_features_in_float32_are_the_images(toy, cached, packed):
     batch = epoch_of(cached["float32"])
     assert "images" not in batch and batch["features"].dtype == np.float32

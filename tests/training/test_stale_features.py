@@ -48,6 +48,7 @@ def test_a_stale_cache_is_refused_with_what_changed(filled, tmp_path, changes, m
             features.cache_features(config, 2)
 
 
+@pytest.mark.slow
 def test_other_weights_are_noticed_by_their_content(data, tmp_path, toy):
     vision = {p: np.asarray(v) for p, v in toy.frozen.items() if p.startswith("vision/")}
     sizes = {"vision": {}}

@@ -123,6 +123,7 @@ def test_exact_match_is_what_decoding_token_by_token_finds(finished_run):
     assert found["val_exact_match"] == pytest.approx(right) and right > 0.5
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_stays_and_is_what_is_evaluated(records, tmp_path, monkeypatch):
     scores = iter([0.1, 0.7, 0.3, 0.2])
     found = Validation.__call__

@@ -133,6 +133,7 @@ EDITS = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None)
 @given(actions(), EDITS)
 def test_the_parser_takes_exactly_what_the_automaton_takes(action, edits):
