@@ -121,13 +121,32 @@ def test_compiled_programs_stay_in_the_workdir_unless_told_otherwise(tmp_path, m
 
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     program = """
-import sys
+import os, sys
 from pathlib import Path
 import jax
 from jaxvlm.training.compilation import keep_compiled
+jax.config.update("jax_log_compiles", True)
+if sys.argv[2] == "readable":
+    os.access = lambda path, mode: False
 keep_compiled(Path(sys.argv[1]))
 jax.jit(lambda x: x + 1)(1.0)
+if sys.argv[2] == "readable":
+    jax.jit(lambda x: x + 2)(1.0)
 """
-    subprocess.run([sys.executable, "-c", program, tmp_path], check=True)
+
+    def compiled(place, how: str) -> tuple[set[str], str]:
+        done = subprocess.run(
+            [sys.executable, "-c", program, place, how], check=True, capture_output=True, text=True
+        )
+        folder = place / "compiled"
+        return {path.name for path in folder.iterdir()} if folder.exists() else set(), done.stderr
+
     # It takes no second, and stays all the same.
-    assert any((tmp_path / "compiled").iterdir())
+    kept, _ = compiled(tmp_path, "writable")
+    assert kept
+    # What another made is read, and nothing written, which would be warned of for every program.
+    found, said = compiled(tmp_path, "readable")
+    assert found == kept and said.count("Persistent compilation cache hit") >= 1
+    assert "Error writing" not in said
+    (tmp_path / "other").mkdir()
+    assert compiled(tmp_path / "other", "readable")[0] == set()

@@ -268,7 +268,7 @@ def test_metrics_that_cannot_be_written_wait(tmp_path, monkeypatch, capsys):
 def test_a_run_survives_a_disk_that_is_full_for_a_while(compile_cache, records, tmp_path):
     disk, out = tmp_path / "disk", tmp_path / "out"
     disk.mkdir()
-    changes = ("train.max_steps=800", "train.save_every=10", "train.log_every=1")
+    changes = ("train.max_steps=400", "train.save_every=10", "train.log_every=1")
     flags = " ".join(f"'{flag}'" for flag in tiny.arguments(records, disk / "run", *changes))
     program = (
         "import sys; from jaxvlm import entry, train; from jaxvlm.training import checkpoints; "
@@ -288,7 +288,7 @@ def test_a_run_survives_a_disk_that_is_full_for_a_while(compile_cache, records, 
         pytest.skip(f"no mounts of one's own here: {done.stderr.strip()}")
     assert done.returncode == 0, (done.stderr[-2000:], out.read_text()[-2000:])
     assert any(name.isdigit() for name in Path(f"{out}.standing").read_text().split())
-    assert "800" in Path(f"{out}.end").read_text().split()
+    assert "400" in Path(f"{out}.end").read_text().split()
 
 
 def test_a_process_in_which_nothing_happens_shows_its_stacks_and_ends(python):
