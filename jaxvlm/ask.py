@@ -13,9 +13,16 @@ from pathlib import Path
 
 from jaxvlm import entry
 from jaxvlm.console import say
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, memory_is_short
+
+# What takes less memory where there is none left.
+_LESS = (
+    "What takes less: fewer --images, a smaller --config.evaluation.max_new_tokens, or "
+    "--config.precision=bfloat16"
+)
 
 
+@memory_is_short(_LESS)
 def main(flags: argparse.Namespace) -> None:
     """Prints answers while they are made."""
     # Not before: a wrong flag should be answered at once.

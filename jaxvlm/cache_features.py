@@ -11,7 +11,7 @@ import argparse
 from jaxvlm import entry
 from jaxvlm.config import load
 from jaxvlm.config_checks import check
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, memory_is_short
 from jaxvlm.shares import add_shard
 
 
@@ -26,7 +26,8 @@ def main(flags: argparse.Namespace) -> None:
     # Not before: a wrong flag should be answered at once.
     from jaxvlm.training.features import cache_features
 
-    cache_features(config, flags.batch_sets, flags.shard, flags.data)
+    with memory_is_short("What takes less: a smaller --batch_sets"):
+        cache_features(config, flags.batch_sets, flags.shard, flags.data)
 
 
 def parser() -> argparse.ArgumentParser:

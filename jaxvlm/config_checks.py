@@ -45,8 +45,9 @@ _AT_LEAST = {
     "optimizer.gradient_clip": 1e-12,
     "optimizer.weight_decay": 0,
 }
-# Tokens of a row, more than any model reads.
+# Tokens, more than any model reads.
 _LONGEST = 2**20
+_AT_MOST = {"data.row_length": _LONGEST, "evaluation.max_new_tokens": _LONGEST}
 # Numbers of model.* that may be 0; all others are sizes.
 _MAY_BE_ZERO = ("language/frozen_layers", "language/lora/rank", "action/ffn_dim")
 _FRACTIONS = (
@@ -104,8 +105,9 @@ def check(config) -> None:
     for name, rate in config.optimizer.learning_rate.items():
         if not 0 <= rate < math.inf:
             raise UserError(f"optimizer.learning_rate.{name}={rate}: expected a number from 0")
-    if config.data.row_length > _LONGEST:
-        raise UserError(f"data.row_length={config.data.row_length}: expected at most {_LONGEST}")
+    for name, most in _AT_MOST.items():
+        if _get(config, name) > most:
+            raise UserError(f"{name}={_get(config, name)}: expected at most {most}")
     if config.data.row_length < config.text.max_length:
         raise UserError(
             f"data.row_length={config.data.row_length} is shorter than "

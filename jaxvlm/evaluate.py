@@ -16,7 +16,7 @@ from pathlib import Path
 from jaxvlm import entry
 from jaxvlm.console import print_table
 from jaxvlm.data.official import as_records, questions_of
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, memory_is_short
 from jaxvlm.files import write_text
 from jaxvlm.metrics.action_summary import (
     action_difference_rows,
@@ -43,7 +43,15 @@ from jaxvlm.metrics.tasks import read_measures
 from jaxvlm.shares import Share, add_shard
 from jaxvlm.workdir import open_workdir
 
+# What takes less memory where there is none left.
+_LESS = (
+    "What takes less: a smaller --config.evaluation.batch_questions, "
+    "--config.evaluation.batch_sets or --config.evaluation.max_new_tokens, or "
+    "--config.precision=bfloat16"
+)
 
+
+@memory_is_short(_LESS)
 def main(flags: argparse.Namespace) -> None:
     """Does what the flags ask for."""
     runs = bool(flags.checkpoint or flags.config)

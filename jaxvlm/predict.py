@@ -16,7 +16,7 @@ from pathlib import Path
 
 from jaxvlm import entry
 from jaxvlm.console import progress, say
-from jaxvlm.errors import UserError, first_line
+from jaxvlm.errors import UserError, first_line, memory_is_short
 from jaxvlm.files import write_parts, write_text
 from jaxvlm.metrics.room_files import write_rooms
 from jaxvlm.metrics.summary import line_of
@@ -25,7 +25,14 @@ from jaxvlm.workdir import open_workdir
 # Reasons that are printed.
 _NAMED = 5
 
+# What takes less memory where there is none left.
+_LESS = (
+    "What takes less: a smaller --max_new_tokens, --config.evaluation.batch_questions or "
+    "--config.evaluation.batch_sets, or --config.precision=bfloat16"
+)
 
+
+@memory_is_short(_LESS)
 def main(flags: argparse.Namespace) -> None:
     """Answers, and writes the lines in the records' order."""
     if flags.num_scenes is not None and flags.num_scenes < 1:

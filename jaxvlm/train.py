@@ -11,7 +11,7 @@ from pathlib import Path
 from jaxvlm import entry
 from jaxvlm.config import load, to_json
 from jaxvlm.config_checks import check
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, memory_is_short
 from jaxvlm.training.cluster import add_flags
 from jaxvlm.training.cluster import place as find_place
 
@@ -27,9 +27,7 @@ def main(flags: argparse.Namespace) -> None:
         raise UserError(f"--devices {flags.devices}: expected at least 1")
     place = find_place(flags)
     # Not before: a wrong flag should be answered at once.
-    from jax.errors import JaxRuntimeError
-
-    from jaxvlm.planning.at_start import out_of_memory, settled
+    from jaxvlm.planning.at_start import settled, takes_less
     from jaxvlm.training.checkpoints import update_to_resume
     from jaxvlm.training.compilation import keep_compiled
     from jaxvlm.training.loop import train
@@ -54,10 +52,8 @@ def main(flags: argparse.Namespace) -> None:
             find_checkpoint(Path(config.init_from), "init_from")
         with stop_requests():
             config = settled(config)
-        try:
+        with memory_is_short(takes_less(config)):
             train(config, workdir, flags.resume_from, updates)
-        except JaxRuntimeError as error:
-            raise out_of_memory(config, error) or error from error
 
 
 def parser() -> argparse.ArgumentParser:

@@ -199,6 +199,7 @@ def test_defaults_are_possible_and_their_own():
         ("data.num_views=0", "data.num_views=0"),
         ("data.row_length=7", "data.row_length=7: expected at least 8"),
         ("data.row_length=1048577", "data.row_length=1048577: expected at most 1048576"),
+        ("evaluation.max_new_tokens=1048577", "max_new_tokens=1048577: expected at most 1048576"),
         ("data.row_length=511", "data.row_length=511 is shorter than text.max_length=512"),
         ("data.row_sets=0", "data.row_sets=0"),
         (

@@ -316,6 +316,16 @@ def test_an_evaluation_that_breaks_off_leaves_no_old_summary(
     assert not (tmp_path / "summary.json").exists()
 
 
+def test_an_evaluation_without_memory_says_what_takes_less(call, finished_run, colours, tmp_path):
+    command = ("--checkpoint", finished_run, "--data", colours, "--output", tmp_path)
+    sizes = {"max_new_tokens": 2**20, "batch_questions": 10**7}
+    more = [f"--config.evaluation.{name}={size}" for name, size in sizes.items()]
+    code, _, said = call(evaluate, *command, *more)
+    assert code == 2 and "Traceback" not in said
+    assert "out of memory: RESOURCE_EXHAUSTED" in said
+    assert "What takes less: a smaller --config.evaluation.batch_questions" in said
+
+
 def test_fewer_questions_drop_no_answers(call, finished_run, colours, tmp_path):
     command = ("--checkpoint", finished_run, "--data", colours, "--output", tmp_path)
     assert call(evaluate, *command, "--limit", "3", "--no-controls")[0] == 0

@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 from jaxvlm.config import AUTO
 from jaxvlm.console import say
-from jaxvlm.errors import UserError, first_line
+from jaxvlm.errors import UserError
 from jaxvlm.planning.choice import REMAT, ROWS, best_rows, smaller, with_setting
 from jaxvlm.planning.compiled import cuda_compiles, in_a_child
 from jaxvlm.training.hardware import Accelerator, by_kind, gib
@@ -97,7 +97,7 @@ def _chosen(config, rows: Sequence[int], remats: Sequence[str]) -> tuple[int, in
     if best is None:
         raise UserError(
             f"{asked}: not one row a device fits {gib(device.memory)} of {device.kind}. "
-            f"{_advice(config)}"
+            f"{takes_less(config)}"
         )
     found = best[1]
     total = found.rows_per_device * found.accumulation * found.devices
@@ -133,16 +133,8 @@ def _unknown(name: str, kind: str, memory: int) -> Accelerator:
     return Accelerator(name, kind, 1e11, memory, 1e10, 1e10, 1e10, (0, 0), 0, "")
 
 
-def out_of_memory(config, error: Exception) -> UserError | None:
-    """What to say of an error, if it is that a device has no memory left."""
-    text = str(error)
-    # The runtime calls a full disk so, too.
-    if "RESOURCE_EXHAUSTED" not in text or "No space left" in text:
-        return None
-    return UserError(f"out of memory: {first_line(error)}. {_advice(config)}")
-
-
-def _advice(config) -> str:
+def takes_less(config) -> str:
+    """What of a configuration would take less memory, as a sentence."""
     settings = list(smaller(config))
     if not settings:
         return "Nothing smaller is known but more devices"

@@ -11,7 +11,7 @@ import tiny
 from jaxvlm import entry, plan, train
 from jaxvlm.config import default, load
 from jaxvlm.data.training_set import training_rows
-from jaxvlm.errors import UserError
+from jaxvlm.errors import UserError, memory_is_short
 from jaxvlm.planning import at_start, report
 from jaxvlm.planning.choice import best_rows, meshes, recommend, smaller
 from jaxvlm.planning.compiled import StepBytes, compile_steps, in_a_child
@@ -233,13 +233,15 @@ def test_rows_that_do_not_compile_are_not_taken(records, monkeypatch):
 
 
 def test_an_error_of_memory_says_what_takes_less():
-    config = stage1()
-    full_disk = RuntimeError("RESOURCE_EXHAUSTED: x.pb; No space left on device")
-    assert at_start.out_of_memory(config, full_disk) is None
-    assert at_start.out_of_memory(config, RuntimeError("INTERNAL: x")) is None
-    error = at_start.out_of_memory(config, RuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
-    assert "RESOURCE_EXHAUSTED: Out of memory" in str(error)
-    assert "What takes less: --config.optimizer.offload=host; then" in str(error)
+    less = at_start.takes_less(stage1())
+    assert less.startswith("What takes less: --config.optimizer.offload=host; then")
+    said = r"^out of memory: RESOURCE_EXHAUSTED: .*\. What takes less: "
+    with pytest.raises(UserError, match=said), memory_is_short(less):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    # The runtime calls a full disk so, too.
+    for other in ("RESOURCE_EXHAUSTED: x.pb; No space left on device", "INTERNAL: x"):
+        with pytest.raises(jax.errors.JaxRuntimeError), memory_is_short(less):
+            raise jax.errors.JaxRuntimeError(other)
 
 
 @pytest.mark.parametrize(("gib", "rows"), [(0.001, 8), (3, 2)])

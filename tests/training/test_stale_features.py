@@ -164,6 +164,14 @@ def test_what_a_cache_cannot_serve_is_refused(data, overrides, message):
         command.main(flags)
 
 
+def test_without_memory_for_a_batch_a_smaller_one_is_asked_for(data, tmp_path):
+    config = ["--config", str(Path(tiny.__file__)), "--batch_sets", str(10**10)]
+    flags = command.parser().parse_args(config)
+    flags.overrides = [f"data.train={data}", f"data.features.folder={tmp_path / 'features'}"]
+    with pytest.raises(UserError, match=r"^out of memory: .*What takes less: a smaller --batch_s"):
+        command.main(flags)
+
+
 def test_a_cache_filled_for_other_subsets_says_so(filled):
     data, folder = filled
     with pytest.raises(UserError, match=r"filled for data.view_dropout=0.0, now it is 0.5"):
