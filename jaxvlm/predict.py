@@ -24,6 +24,8 @@ from jaxvlm.workdir import open_workdir
 
 # Reasons that are printed.
 _NAMED = 5
+# Characters of a line that may be a prediction.
+_LONGEST_LINE = 1_000_000
 
 # What takes less memory where there is none left.
 _LESS = (
@@ -67,9 +69,7 @@ def main(flags: argparse.Namespace) -> None:
     for index in range(count):
         by_set.setdefault(set_key(records[index]), []).append(index)
     files: list[Path] = []
-    # A name such as "." has a folder beside it too.
-    whole = flags.output.absolute()
-    with open_workdir(whole.with_name(f"{whole.name}.part"), "--output") as part:
+    with open_workdir(_part(flags.output), "--output") as part:
         identity = json.dumps([chosen.identity(), [source.fingerprint for source in sources]])
         # First: weights that do not fit leave what stands.
         say(f"{count:,} records: reading {chosen.folder or 'the imported weights'}")
@@ -129,8 +129,33 @@ def _check_output(flags: argparse.Namespace, records, count: int) -> None:
     inputs = {path for name in flags.data for path in map(Path, glob.glob(name, recursive=True))}
     if not rooms and any(path.resolve() == flags.output.resolve() for path in inputs):
         raise UserError(f"--output {flags.output} is one of the files of --data; give another name")
+    if not rooms and flags.output.exists() and not _is_ours(flags.output):
+        raise UserError(
+            f"--output {flags.output} is there and holds no predictions; give another name"
+        )
+    part = _part(flags.output)
+    if part.exists() and not (part / "identity").is_file() and any(part.iterdir()):
+        raise UserError(f"{part} is in the way and was not made by this command; move it")
     if rooms and not any(records[index].is_action for index in range(count)):
         raise UserError("--format roomplan: no record asks for an action ('instruction')")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file may be replaced: its first line is a prediction, or there is none."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = file.readline(_LONGEST_LINE)
+        return not first or "raw_prediction" in json.loads(first)
+    except (ValueError, TypeError):
+        return False
+
+
+def _part(output: Path) -> Path:
+    """Where answers stand until all are there; a name such as "." has a folder beside it too."""
+    whole = output.absolute()
+    return whole.with_name(f"{whole.name}.part")
 
 
 def _line(found, record) -> dict:

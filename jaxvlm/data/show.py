@@ -51,6 +51,9 @@ def _show_record(flags: argparse.Namespace) -> None:
     lines += [(f"not found: {image}", WRONG) for image in gone]
     print("\n".join(text for text, _ in lines))
     output = flags.output or Path("runs", "show", f"{file.path.stem}_{index}.png")
+    found = [find_image(image, roots) for image in record.images]
+    if any(image is not None and Path(image).resolve() == output.resolve() for image in found):
+        raise UserError(f"--output {output} is one of the record's images; give another name")
     _save(draw_record(record, roots, lines), output)
 
 

@@ -22,7 +22,7 @@ from jaxvlm.generation.answer import answers
 from jaxvlm.generation.journal import Journal, in_order, places
 from jaxvlm.generation.restore import Answerer
 from jaxvlm.generation.ways import ANSWERS, AS_THEY_ARE, OTHER_IMAGES, WAYS, Ways
-from jaxvlm.metrics.files import PREDICTIONS, SUMMARY
+from jaxvlm.metrics.files import PREDICTIONS, REPORT, SUMMARY
 from jaxvlm.metrics.summary import line_of
 from jaxvlm.shares import Share
 
@@ -135,6 +135,8 @@ class Evaluation:
     def _spare_others(self) -> None:
         """Refuses to replace answers to other files' questions; files may move."""
         stand = self._predictions()
+        others = [self.output / name for name in (SUMMARY, REPORT)]
+        stand += [path for path in others if path.exists()]
         if self._stands() or not stand:
             return
         if not (self.output / _IDENTITY).exists():

@@ -134,9 +134,16 @@ class RoomsFolder:
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path} is not valid JSON: pass --overwrite to start anew") from error
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        # Weights have a file of this name, too.
+        if not isinstance(found, dict) or not isinstance(found.get("parameters"), dict):
+            raise UserError(
+                f"{path} is not that of a folder of rooms: choose another --output, or remove the "
+                "folder yourself"
+            )
+        return found
 
     def _write_meta(self, complete: bool) -> None:
         meta = self.identity | {"complete": complete, "bytes": self._sizes()}
@@ -152,6 +159,7 @@ class RoomsFolder:
     def _refuse_foreign(self) -> None:
         """Nothing that this program did not write is overwritten or removed."""
         if (self.path / "meta.json").exists():
+            self._meta()
             return
         ours = [self.path / name for name in OWN] + self.record_files()
         found = next((path for path in ours if path.exists()), None)
@@ -164,9 +172,14 @@ class RoomsFolder:
     def _sizes(self) -> dict[str, int]:
         """Bytes of each record file; nothing where one is missing, or the images are."""
         files = self.record_files()
-        if not all(path.is_file() for path in files) or not (self.path / "images").is_dir():
+        if not all(path.is_file() for path in files) or not all(map(self._drawn, SPLITS)):
             return {}
         return {path.name: path.stat().st_size for path in files}
+
+    def _drawn(self, split: str) -> bool:
+        """Whether every room of a split has a folder of images."""
+        folder = self.path / "images" / split
+        return folder.is_dir() and len(os.listdir(folder)) >= self.parameters.rooms(split)
 
     def _clear(self) -> None:
         for path in [self.path / name for name in OWN] + self.record_files():

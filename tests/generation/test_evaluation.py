@@ -225,6 +225,14 @@ def test_a_process_that_never_comes_is_told(finished_run, tmp_path, monkeypatch)
         evaluate.main(command(finished_run, tmp_path, "--shard", "0/2", "--join_seconds", "1"))
 
 
+@pytest.mark.parametrize("name", ["summary.json", "report.html"])
+def test_files_that_no_evaluation_has_written_are_left_alone(finished_run, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"holds {name}, which no evaluation has written"):
+        evaluate.main(command(finished_run, tmp_path))
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_lines_of_another_checkpoint_are_dropped(finished_run, tmp_path):
     evaluate.main(command(finished_run / "checkpoints" / "40", tmp_path, "--shard", "1/2"))
     (tmp_path / "predictions.jsonl").write_text('{"index": 0, "prediction": "of another one"}\n')

@@ -101,6 +101,23 @@ def test_killed_the_same_command_goes_on(call, finished_run, colours, tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
+def test_what_is_no_predictions_is_not_written_over(call, finished_run, colours, tmp_path):
+    out = tmp_path / "out.jsonl"
+    flags = "--checkpoint", finished_run, "--data", colours, "--output", out
+    for text in (colours.read_text(), "notes\n", "[1]"):
+        out.write_text(text)
+        code, said = call(*flags)
+        assert code == 2 and "is there and holds no predictions" in said
+        assert out.read_text() == text
+    out.unlink()
+    part = tmp_path / "out.jsonl.part"
+    part.mkdir()
+    (part / "notes.txt").write_text("mine")
+    code, said = call(*flags)
+    assert code == 2 and "is in the way and was not made by this command" in said
+    assert (part / "notes.txt").exists()
+
+
 def test_records_are_not_written_over(call, finished_run, colours, tmp_path):
     mine = tmp_path / "mine.jsonl"
     mine.write_text(colours.read_text())

@@ -105,8 +105,7 @@ def test_an_interrupted_run_is_continued(made, tmp_path, monkeypatch):
     command = ["--output", str(folder), *QUICK, "--depth"]
     with monkeypatch.context() as patch:
         patch.setattr(dataset, "_write_room", stops)
-        with pytest.raises(KeyboardInterrupt):
-            main(command)
+        assert main(command) == 130
     assert not (folder / "train.jsonl").exists()
     monkeypatch.setattr(dataset, "_write_room", counts)
     assert main(command) == 0
@@ -177,11 +176,27 @@ def test_files_of_others_are_left_alone(tmp_path, capsys, more):
     assert (tmp_path / "train.jsonl").read_text() == "mine"
 
 
+@pytest.mark.parametrize("text", ['{"camera": "mine"}', "[]", "cut", '{"parameters": []}'])
+def test_somebody_elses_folder_with_a_file_of_that_name_is_left_alone(tmp_path, capsys, text):
+    (tmp_path / "meta.json").write_text(text)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "holiday.jpg").write_text("mine")
+    for more in ([], ["--overwrite"]):
+        assert main(["--output", str(tmp_path), *QUICK, *more]) == 2
+        assert "is not that of a folder of rooms" in capsys.readouterr().err
+    assert (tmp_path / "meta.json").read_text() == text
+    assert (tmp_path / "images" / "holiday.jpg").exists()
+
+
 def test_a_damaged_set_is_made_again(made, tmp_path, capsys):
     folder = tmp_path / "rooms"
     shutil.copytree(made, folder)
     whole = files(folder)
-    (folder / "train.jsonl").write_text("cut")
-    assert main(["--output", str(folder), *QUICK, "--depth"]) == 0
-    assert "up to date" not in capsys.readouterr().out
-    assert files(folder) == whole
+    for damage in (
+        lambda: (folder / "train.jsonl").write_text("cut"),
+        lambda: shutil.rmtree(folder / "images" / "test"),
+    ):
+        damage()
+        assert main(["--output", str(folder), *QUICK, "--depth"]) == 0
+        assert "up to date" not in capsys.readouterr().out
+        assert files(folder) == whole
