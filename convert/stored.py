@@ -58,8 +58,13 @@ class RunParams(Params):
         entry = self._found[path]
         layers = layers_of(path, self._language)
         if layers is not None and entry.shape[0] == self._language.num_layers:
-            return _read(plain_path(path), entry.file)[layers]
-        return _read(path, entry.file)
+            return self._finite(plain_path(path), entry.file)[layers]
+        return self._finite(path, entry.file)
+
+    def _finite(self, path: str, folder: Path) -> np.ndarray:
+        found = _read(path, folder)
+        checkpoints.check_finite(folder.parent, {path: bool(np.isfinite(found).all())})
+        return found
 
     def _entry(self, path: str) -> Entry:
         last = run_paths(path, self._language)[-1]

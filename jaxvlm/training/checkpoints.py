@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
@@ -213,7 +214,7 @@ def update_to_resume(workdir: Path, chosen: int | None) -> Path | None:
 def steps_in(folder: Path) -> list[int]:
     """The updates of which a folder holds complete checkpoints, damaged or not."""
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
 def best_in(folder: Path) -> int | None:
@@ -228,7 +229,7 @@ def scores_in(folder: Path) -> dict[int, float]:
         with contextlib.suppress(OSError, ValueError, UserError):
             score = read_meta(folder / str(step)).get(_SCORE)
             if score is not None:
-                scores[step] = score
+                scores[step] = float(score)
     return scores
 
 
@@ -294,7 +295,24 @@ def restore_params(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> 
         if name not in wanted:
             raise UserError(f"the checkpoint {folder} holds {name!r}, not in this configuration")
     with _reading(folder), ocp.StandardCheckpointer() as reader:
-        return flatten(reader.restore((folder / "params").absolute(), unflatten(wanted)))
+        found = flatten(reader.restore((folder / "params").absolute(), unflatten(wanted)))
+    finite = jax.jit(lambda params: {p: jnp.isfinite(x).all() for p, x in params.items()})
+    check_finite(folder, jax.device_get(finite(found)))
+    return found
+
+
+def check_finite(folder: Path, finite: Mapping[str, bool]) -> None:
+    """Whether all numbers of an update's parameters are; an update with others is never saved.
+
+    Raises:
+      UserError: some are not.
+    """
+    bad = [path for path, fine in finite.items() if not fine]
+    if bad:
+        raise UserError(
+            f"the checkpoint {folder} is damaged: {bad[0]!r} holds numbers that are not finite; "
+            "name another update of the run"
+        )
 
 
 def stored_shapes(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from jaxvlm.config import load
 from jaxvlm.config_checks import check
+from jaxvlm.console import say
 from jaxvlm.errors import UserError
 from jaxvlm.models.vlm import vlm_config
 from jaxvlm.training.checkpoints import best_in, restore_params, steps_in
@@ -41,9 +42,16 @@ def find_checkpoint(path: Path, asked_by: str = _FLAG) -> Path:
     workdir = path.parent if path.name == "checkpoints" else path
     folder = workdir / "checkpoints"
     best = best_in(folder)
+    steps = steps_in(folder)
+    complete = [step for step in steps if (folder / str(step) / "params").is_dir()]
     if best is not None:
+        if best not in complete:
+            others = ", ".join(map(str, complete)) or "none is left"
+            raise UserError(
+                f"{asked_by} {path}: update {best}, the best by validation, is incomplete: it has "
+                f"no 'params'; name another ({others})"
+            )
         return folder / str(best)
-    complete = [step for step in steps_in(folder) if (folder / str(step) / "params").is_dir()]
     if not complete:
         if not path.exists():
             raise UserError(f"{asked_by} {path} does not exist; give the --workdir of a run")
@@ -51,7 +59,10 @@ def find_checkpoint(path: Path, asked_by: str = _FLAG) -> Path:
             f"{asked_by} {path} holds no checkpoint; give the --workdir of a run, or one of its "
             "checkpoints/<update> folders"
         )
-    return folder / str(max(complete))
+    newest = max(complete)
+    if steps[-1] > newest:
+        say(f"warning: update {steps[-1]} of {path} is incomplete; {newest} is taken", warns=True)
+    return folder / str(newest)
 
 
 def run_config(folder: Path, overrides: list[str], asked_by: str = _FLAG) -> ConfigDict:

@@ -1,9 +1,13 @@
 """Answers of a trained run, beside the same model run without a cache."""
 
 import dataclasses
+import json
+import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tiny
 from answering import answer_records
@@ -22,6 +26,7 @@ from jaxvlm.generation.see import encoder
 from jaxvlm.models.tree import load
 from jaxvlm.models.vlm import VLM, abstract_vlm, vlm_config
 from jaxvlm.paths import unflatten
+from jaxvlm.training.checkpoints import restore_params
 from jaxvlm.training.features import cache_features
 from jaxvlm.training.mesh import make_mesh
 from jaxvlm.training.run import find_checkpoint, run_config, run_parameters
@@ -218,7 +223,28 @@ def test_images_that_vanish_stop_it_or_leave_their_questions_out(answerer, colou
         Conversation(dataclasses.replace(answerer, config=config), gone)
 
 
-def test_a_workdir_means_its_newest_complete_update(finished_run, tmp_path):
+def test_numbers_that_are_not_finite_are_a_damaged_checkpoint(tmp_path):
+    whole, damaged = np.ones((2, 3), np.float32), np.array([1, np.nan, 2], np.float32)
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(tmp_path / "7" / "params", {"a": {"kernel": whole}, "b": {"bias": damaged}})
+    wanted = {
+        path: jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=jnp.zeros(1).sharding)
+        for path, like in (("a/kernel", whole), ("b/bias", damaged))
+    }
+    with pytest.raises(UserError, match=r"7 is damaged: 'b/bias' holds numbers that are not fin"):
+        restore_params(tmp_path / "7", wanted)
+
+
+def test_the_best_update_must_be_whole(finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "run")
+    meta = tmp_path / "run" / "checkpoints" / "40" / "meta" / "metadata"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "score": 0.5}))
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "40" / "params")
+    with pytest.raises(UserError, match=r"update 40, the best .* no 'params'; name another \(80\)"):
+        find_checkpoint(tmp_path / "run")
+
+
+def test_a_workdir_means_its_newest_complete_update(finished_run, tmp_path, capsys):
     newest = finished_run / "checkpoints" / "80"
     assert find_checkpoint(finished_run) == newest
     assert find_checkpoint(newest) == newest
@@ -226,6 +252,7 @@ def test_a_workdir_means_its_newest_complete_update(finished_run, tmp_path):
     (tmp_path / "checkpoints" / "9").mkdir()
     (tmp_path / "checkpoints" / "12.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
     assert find_checkpoint(tmp_path) == tmp_path / "checkpoints" / "7"
+    assert "update 9 of" in (said := capsys.readouterr().err) and "incomplete; 7 is taken" in said
 
 
 def test_an_older_update_can_be_asked_for(finished_run):
