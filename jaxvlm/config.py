@@ -276,6 +276,8 @@ def _from_json(path: str) -> ConfigDict:
         stored = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}") from None
     if not isinstance(stored, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(stored).__name__}")
     for name, value in _leaves(stored):
@@ -359,6 +361,8 @@ def _field(node: object, name: str, where: str) -> object:
 
 def _checked(name: str, current: object, value: object) -> object:
     """`value` in the field's type."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"configuration field {name!r} is too large: {str(value)[:20]}…")
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if name in ("data.train", "data.val", "data.test") and isinstance(value, str | tuple | list):

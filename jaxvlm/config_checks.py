@@ -108,6 +108,8 @@ def check(config) -> None:
     for name, most in _AT_MOST.items():
         if _get(config, name) > most:
             raise UserError(f"{name}={_get(config, name)}: expected at most {most}")
+    if not all(isinstance(root, str) for root in config.data.image_roots):
+        raise UserError(f"data.image_roots={config.data.image_roots}: expected names of folders")
     if config.data.row_length < config.text.max_length:
         raise UserError(
             f"data.row_length={config.data.row_length} is shorter than "

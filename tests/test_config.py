@@ -151,10 +151,14 @@ def test_files_that_are_none(tmp_path):
         ("b.json", "[]", r"b\.json: expected a JSON object"),
         ("c.json", '{"seed": "x"}', "'seed' expects int"),
         ("d.json", '{"seeed": 1}', "did you mean 'seed'"),
+        ("f.json", f'{{"seed": 1{"0" * 400}}}', "'seed' is too large: 1000"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(UserError, match=message):
             load(str(tmp_path / name))
+    (tmp_path / "e.json").write_bytes(b'{"seed": "\xe9"}')
+    with pytest.raises(UserError, match=r"e\.json is not UTF-8"):
+        load(str(tmp_path / "e.json"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -210,6 +214,7 @@ def test_defaults_are_possible_and_their_own():
         ("data.row_labels=0", "data.row_labels=0"),
         ("data.questions_per_set=0", "data.questions_per_set=0"),
         ("data.num_workers=-1", "data.num_workers=-1"),
+        ("data.image_roots=(1,)", "data.image_roots=(1,): expected names of folders"),
         ("data.view_dropout=-0.1", "data.view_dropout=-0.1: expected a fraction"),
         ("data.view_dropout=1.5", "data.view_dropout=1.5: expected a fraction"),
         ("data.view_dropout=1", "data.view_dropout=1 would leave out every view"),

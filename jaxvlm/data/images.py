@@ -117,13 +117,18 @@ def check_image(path: str) -> tuple[int, int]:
 
 def upright_size(file: Image.Image) -> tuple[int, int]:
     """(width, height) of an opened file as a person sees it."""
-    turned = file.getexif().get(_ORIENTATION, 1) >= 5
-    return file.size[::-1] if turned else file.size
+    return file.size[::-1] if _orientation(file) >= 5 else file.size
+
+
+def _orientation(file: Image.Image) -> int:
+    """That of EXIF, from 1, which is upright, to 8; what is no such number counts as upright."""
+    found = file.getexif().get(_ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """The image as a person sees it: EXIF orientation applied, transparency over white, 8 bits."""
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         # Pillow would cut the values off at 255.
@@ -153,7 +158,8 @@ def _open(path: str) -> Iterator[Image.Image]:
         size = f"{int(found.group()):,} pixels" if found else "too many pixels"
         text = f"it has {size}, more than {_MOST_PIXELS:,}; make it smaller"
         raise UserError(f"the image {path!r} cannot be read: {text}") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    # What Pillow's readers raise of files that are broken, or of a kind they know in part.
+    except (OSError, ValueError, SyntaxError, RuntimeError, NotImplementedError) as error:
         heic = path.lower().endswith((".heic", ".heif"))
         hint = "; convert HEIC photographs to JPEG" if heic else ""
         raise UserError(f"the image {path!r} cannot be read: {error}{hint}") from None

@@ -52,7 +52,11 @@ def assign_groups(
 def _compile(
     rule: tuple[str, str], learning_rates: Mapping[str, float]
 ) -> tuple[re.Pattern, Group]:
-    if len(rule) != 2 or not all(isinstance(part, str) for part in rule):
+    if (
+        not isinstance(rule, tuple | list)
+        or len(rule) != 2
+        or not all(isinstance(part, str) for part in rule)
+    ):
         raise UserError(f"a rule of 'parameters' is (regular expression, group), found {rule!r}")
     name, _, suffix = rule[1].partition(":")
     if suffix not in ("", "no_decay") or (name != FROZEN and name not in learning_rates):

@@ -1,6 +1,7 @@
 """Images: what a model is shown of a file, and what is said about a bad one."""
 
 import io
+import struct
 
 import hypothesis.strategies as st
 import numpy as np
@@ -73,6 +74,30 @@ def test_the_exif_orientation_is_applied(tmp_path):
     image.save(tmp_path / "a.png", exif=exif)
     pixels = load_image(str(tmp_path / "a.png"), square(10))
     np.testing.assert_array_equal(pixels, np.rot90(stripes(20, 10), -1)[5:15])
+
+
+# Kinds of EXIF's numbers: a text, and 16 bits.
+@pytest.mark.parametrize("kind, content", [(2, b"6\0"), (3, b"\x09\0"), (3, b"\0\0")])
+def test_an_orientation_that_is_none_is_upright(tmp_path, kind, content):
+    count = 1 if kind == 3 else len(content)
+    entry = struct.pack("<HHHI4sI", 1, 0x0112, kind, count, content, 0)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + entry
+    Image.fromarray(stripes(20, 10)).save(tmp_path / "a.jpg", exif=exif)
+    assert 0x0112 in Image.open(tmp_path / "a.jpg").getexif()
+    assert check_image(str(tmp_path / "a.jpg")) == (20, 10)
+    assert load_image(str(tmp_path / "a.jpg"), square(10)).shape == (10, 10, 3)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("AVIF"), NotImplementedError("DDS")])
+def test_what_pillow_cannot_do_names_the_file(tmp_path, monkeypatch, error):
+    Image.new("RGB", (12, 12)).save(tmp_path / "a.png")
+
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(UserError, match=r"a\.png' cannot be read: (AVIF|DDS)"):
+        check_image(str(tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "CMYK", "I;16"])
