@@ -31,6 +31,7 @@ def main(flags: argparse.Namespace) -> None:
     from jaxvlm.training.checkpoints import update_to_resume
     from jaxvlm.training.compilation import keep_compiled
     from jaxvlm.training.loop import train
+    from jaxvlm.training.missing import check_named
     from jaxvlm.training.processes import check_devices, joined
     from jaxvlm.training.profile import traced_updates
     from jaxvlm.training.run import find_checkpoint
@@ -48,8 +49,10 @@ def main(flags: argparse.Namespace) -> None:
         check_devices(flags.devices)
         keep_compiled(workdir)
         # Before the planning, which takes half a minute at full size.
-        if update_to_resume(workdir, flags.resume_from) is None and config.init_from is not None:
-            find_checkpoint(Path(config.init_from), "init_from")
+        if update_to_resume(workdir, flags.resume_from) is None:
+            if config.init_from is not None:
+                find_checkpoint(Path(config.init_from), "init_from")
+            check_named(config)
         with stop_requests():
             config = settled(config)
         with memory_is_short(takes_less(config)):

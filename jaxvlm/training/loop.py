@@ -137,7 +137,9 @@ class _Updates:
             self._validation = Validation(
                 run.model, run.validation, run.rows_per_batch, compute_dtype(config), run.mesh
             )
-        say(f"writing to {run.workdir}")
+        every = config.train.log_every
+        apart = f"{every:,} updates" if every > 1 else "update"
+        say(f"writing to {run.workdir}, a line every {apart}")
         say("compiling the update, which the first one waits for")
         # Closing the feed ends its worker processes.
         with (

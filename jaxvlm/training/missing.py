@@ -1,9 +1,12 @@
-"""Weights that a configuration names but that nobody imported yet, and the commands that do."""
+"""What a configuration names but nobody has made yet, and the commands that do."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from jaxvlm.data.records import open_records
 from jaxvlm.errors import UserError
+from jaxvlm.models.vlm import vlm_config
+from jaxvlm.training.state import abstract_parameters
 from jaxvlm.training.weights import exist
 
 # What `convert.import_torch` calls the weights of a part, and where they are published.
@@ -14,6 +17,21 @@ _PUBLISHED = {
     "geometry": ("original", "FOLDER_OF_THE_ORIGINALS_CHECKPOINT"),
 }
 _PYTORCH = (".pt", ".pth", ".bin", ".safetensors")
+
+
+def check_named(config) -> None:
+    """Checks that a run's weights and record files are there, before anything that takes long.
+
+    Raises:
+      UserError: the first that are not.
+    """
+    if config.init_from is None:
+        shapes = abstract_parameters(vlm_config(config.model))
+        check_weights(config.model, {path.partition("/")[0] for path in shapes})
+    for spec in (*config.data.train, *(config.data.val if config.train.eval_every else ())):
+        # Anything else that is wrong with a source is found when it is read.
+        if isinstance(spec, Mapping) and isinstance(spec.get("path"), str):
+            open_records(spec["path"])
 
 
 def check_weights(model, parts: Collection[str]) -> None:

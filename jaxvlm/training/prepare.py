@@ -231,14 +231,17 @@ def print_start(run: Run) -> None:
     if config.data.pack:
         _say_fill(run, usage)
     if run.validation is not None:
+        files = ", ".join(spec["path"] for spec in config.data.val)
         say(
             f"validation every {config.train.eval_every} updates on "
-            f"{run.validation.usage().samples:,} samples that are not trained on"
+            f"{run.validation.usage().samples:,} samples of {files or 'scenes that are held out'}, "
+            "which are not trained on"
         )
     if epochs > _MANY_EPOCHS:
         say(
             f"warning: more than {_MANY_EPOCHS} epochs of the same questions; fewer updates "
-            "(train.max_steps) or fewer rows in each (train.accumulation) would do"
+            "(train.max_steps) or fewer rows in each (train.accumulation, train.rows_per_device) "
+            "would do"
         )
 
 
