@@ -36,6 +36,7 @@ from jaxvlm.metrics.summary import (
     figure_tables,
     figures_title,
     percent,
+    scenes_drawn,
     table,
     verdict,
 )
@@ -76,6 +77,9 @@ def main(flags: argparse.Namespace) -> None:
 
 
 def _score(flags: argparse.Namespace) -> None:
+    if not flags.predictions.is_file():
+        what = "is no file" if flags.predictions.exists() else "does not exist"
+        raise UserError(f"--predictions {flags.predictions} {what}; give a predictions.jsonl")
     output = flags.output or flags.predictions.with_suffix("")
     if output == flags.predictions:
         output = output.with_name(f"{output.name}_scores")
@@ -94,15 +98,19 @@ def _score(flags: argparse.Namespace) -> None:
 
 
 def _compare(flags: argparse.Namespace) -> None:
+    for path in flags.compare:
+        if path.is_dir():
+            raise UserError(f"--compare {path} is a folder; give the predictions.jsonl in it")
     found = compare(*flags.compare, flags.tokenizer)
     for name, path in zip(("first ", "second"), flags.compare, strict=True):
         print(f"{name}: {path}")
     columns = ("figure", "first", "second", "second - first", "95% interval")
+    about = f" ({scenes_drawn(found['scenes'])})"
     if "center_error" in found["figures"]:
-        print_table(f"{found['count']:,} actions", columns, action_difference_rows(found))
+        print_table(f"{found['count']:,} actions{about}", columns, action_difference_rows(found))
         print(action_verdict(found))
     else:
-        print_table(f"{found['count']:,} questions", columns, difference_rows(found))
+        print_table(f"{found['count']:,} questions{about}", columns, difference_rows(found))
         print(verdict(found))
     if flags.output:
         try:
@@ -156,7 +164,7 @@ def _evaluate(flags: argparse.Namespace) -> None:
         "limit": flags.limit,
         "with_controls": flags.controls,
         "tokenizer": flags.tokenizer,
-        "measures": [path.read_text(encoding="utf-8") for path in flags.metrics],
+        "measures": [path.read_bytes().decode(errors="replace") for path in flags.metrics],
     }
     if not share.index:
         identity["training"] = [source.fingerprint for source in training]

@@ -316,6 +316,30 @@ def test_an_evaluation_that_breaks_off_leaves_no_old_summary(
     assert not (tmp_path / "summary.json").exists()
 
 
+def test_predictions_are_read_from_files(call, tmp_path):
+    for flags, message in (
+        (("--predictions", tmp_path), "is no file; give a predictions.jsonl"),
+        (("--predictions", tmp_path / "gone"), "gone does not exist"),
+        (("--compare", tmp_path, tmp_path), "is a folder; give the predictions.jsonl in it"),
+    ):
+        code, _, said = call(evaluate, *flags)
+        assert code == 2 and message in said
+
+
+def test_what_a_run_begins_from_is_looked_for_before_anything_is_compiled(
+    call, records, tmp_path, monkeypatch
+):
+    def must_not(*_):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr("jaxvlm.planning.at_start.in_a_child", must_not)
+    auto = ("train.rows_per_device=auto", "model.language.weights=nowhere")
+    code, _, said = call(train, *tiny.arguments(records, tmp_path / "run", *auto))
+    assert code == 2 and "no imported weights at 'nowhere' (model.language.weights)" in said
+    code, _, said = call(train, *tiny.arguments(tmp_path / "gone.jsonl", tmp_path / "run", auto[0]))
+    assert code == 2 and "gone.jsonl' does not exist" in said
+
+
 def test_an_evaluation_without_memory_says_what_takes_less(call, finished_run, colours, tmp_path):
     command = ("--checkpoint", finished_run, "--data", colours, "--output", tmp_path)
     sizes = {"max_new_tokens": 2**20, "batch_questions": 10**7}

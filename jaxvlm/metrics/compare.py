@@ -25,7 +25,7 @@ def compare(first: Path, second: Path, tokenizer: str = "plain") -> dict:
       tokenizer: "plain" or "ptb".
 
     Returns:
-      `count` and `figures`, see `differences`.
+      `count` of the questions, `scenes` that they are about, and `figures`, see `differences`.
 
     Raises:
       UserError: the files do not answer the same questions; it lists those that differ.
@@ -48,7 +48,12 @@ def compare(first: Path, second: Path, tokenizer: str = "plain") -> dict:
         scored.append(score(lines, tokenizer))
     one, other = scored
     say("drawing scenes again")
-    return {"count": len(mine), "tokenizer": tokenizer, "figures": differences(one, other)}
+    return {
+        "count": len(mine),
+        "scenes": len(set(one.scenes)),
+        "tokenizer": tokenizer,
+        "figures": differences(one, other),
+    }
 
 
 def differences(one: Scores, other: Scores) -> dict[str, dict]:

@@ -167,8 +167,13 @@ def figures_title(summary: Mapping, of: str = "") -> str:
     named, scenes = f"All figures{f', {of}' if of else ''}", summary.get("scenes")
     if scenes is None:
         return named
-    few = f"; fewer than {_FEW_SCENES} tell little" if scenes < _FEW_SCENES else ""
-    return f"{named} ({scenes:,} scene{'s' * (scenes != 1)} drawn again{few})"
+    return f"{named} ({scenes_drawn(scenes)})"
+
+
+def scenes_drawn(count: int) -> str:
+    """How many scenes intervals come from, and whether those are enough."""
+    few = f"; fewer than {_FEW_SCENES} tell little" if count < _FEW_SCENES else ""
+    return f"{count:,} scene{'s' * (count != 1)} drawn again{few}"
 
 
 def _named(tokenizer: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 from jaxvlm.config import AUTO
-from jaxvlm.console import duration, print_table, progress, say
+from jaxvlm.console import duration, print_table, say
 from jaxvlm.planning.choice import REMAT, recommend, smaller, with_setting
 from jaxvlm.planning.compiled import StepBytes, cuda_compiles, in_a_child
 from jaxvlm.planning.estimate import USABLE, UTILISATION_SOURCE, Estimate, estimate, fits
@@ -61,8 +61,14 @@ def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) 
         train = setting.train
         key = (*mesh, train.remat, train.rows_per_device, setting.optimizer.offload)
         if key not in known:
+            # Beside the plan: each takes half a minute at full size, and how many is seen then.
+            say(
+                f"compiling for a mesh of data {mesh[0]} x fsdp {mesh[1]}: "
+                f"{train.rows_per_device} row(s), remat {train.remat}, optimizer on the "
+                f"{setting.optimizer.offload}",
+                warns=True,
+            )
             known[key] = in_a_child(setting, mesh, target)
-            advance()
         return known[key]
 
     def planned(mesh: tuple[int, int], like: tuple[int, int]) -> Estimate:
@@ -75,10 +81,9 @@ def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) 
                 break
         return found
 
-    with progress("compiling", len(counts), lines=False) as advance:
-        meshes = [_mesh(config, count) for count in counts]
-        asked = [planned(mesh, mesh) for mesh in meshes]
-        best = recommend(config, counts[0], device, compiled) if recommends else None
+    meshes = [_mesh(config, count) for count in counts]
+    asked = [planned(mesh, mesh) for mesh in meshes]
+    best = recommend(config, counts[0], device, compiled) if recommends else None
     others = []
     for count in _SCALES:
         # A mesh with a given axis is for some numbers only.

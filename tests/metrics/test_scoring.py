@@ -326,7 +326,7 @@ def test_a_task_gets_a_measure_of_its_own(tmp_path, monkeypatch, capsys):
     [
         ([], "expected one of --checkpoint (or --config), --predictions and --compare"),
         (["--predictions", "a", "--compare", "a", "b"], "expected one of"),
-        (["--predictions", "nowhere.jsonl"], "nowhere.jsonl cannot be read: No such file"),
+        (["--predictions", "nowhere.jsonl"], "--predictions nowhere.jsonl does not exist"),
         (["--predictions", "a", "--metrics", "no.py"], "--metrics no.py: FileNotFoundError"),
         (["--predictions", "a", "--config.seed=1"], "--config.seed=1 belongs to --checkpoint"),
         (["--predictions", "a", "--limit", "3"], "--limit belongs to --checkpoint"),
