@@ -6,15 +6,19 @@ docs/weights.md names them. Exit code 1 if an output is further off than its tol
 
 import argparse
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
 from convert.import_torch import chosen_dtype
 from jaxvlm import entry
+from jaxvlm.errors import UserError
 
 
 def main(flags: argparse.Namespace) -> None:
     """Prints the worst error of every output."""
+    if flags.tolerance is not None and not 0 < flags.tolerance < math.inf:
+        raise UserError(f"--tolerance {flags.tolerance}: expected a number above 0")
     import jax
     from rich.table import Table
 

@@ -44,7 +44,7 @@ def shard_size(text: str) -> int:
     Raises:
       UserError: it is none.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]B)", text.strip().upper())
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([KMG]B)", text.strip().upper())
     size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
     if size < 1:
         raise UserError(f"--shard-size {text}: expected a size such as 4GB or 500MB")

@@ -167,6 +167,7 @@ class _Safetensors:
     """A `.safetensors` file."""
 
     def __init__(self, path: Path):
+        self._path = path
         try:
             self._file = safe_open(path, framework="numpy")
         except (OSError, SafetensorError) as error:
@@ -177,7 +178,13 @@ class _Safetensors:
         heads = {}
         for name in self._file.keys():  # noqa: SIM118 - not a mapping
             part = self._file.get_slice(name)
-            heads[name] = tuple(part.get_shape()), SAFETENSORS_DTYPES[part.get_dtype()]
+            kind = part.get_dtype()
+            if kind not in SAFETENSORS_DTYPES:
+                raise UserError(
+                    f"{self._path}: the tensor {name!r} is of {kind}; expected one of "
+                    f"{', '.join(SAFETENSORS_DTYPES)}"
+                )
+            heads[name] = tuple(part.get_shape()), SAFETENSORS_DTYPES[kind]
         return heads
 
     def read(self, name: str) -> np.ndarray:

@@ -162,7 +162,11 @@ def _asked(
 def _say_shortened(answerer: Answerer, count: int) -> None:
     if count:
         most = answerer.config.text.max_length
-        say(f"warning: {count:,} questions lost their end, for text.max_length={most}", warns=True)
+        say(
+            f"warning: {count:,} question{'s' * (count != 1)} lost the end, for the model reads "
+            f"text.max_length={most} tokens; ask shorter ones",
+            warns=True,
+        )
 
 
 def _bounds(answerer: Answerer, record: Record) -> tuple[int, Constraint | None]:

@@ -96,7 +96,10 @@ def _line(text: str, origin: str, known: Mapping[str, Mapping] | None, strict: b
     except UnicodeEncodeError:
         raise UserError(f"{origin}: the line is no text in UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{origin}: no JSON ({error}); expected an object a line") from None
+        raise UserError(
+            f"{origin}: no JSON ({error}); expected an object with 'prediction' and "
+            "'reference' a line (docs/evaluation.md)"
+        ) from None
     if not isinstance(line, dict):
         raise UserError(f"{origin}: expected a JSON object a line, found {type(line).__name__}")
     if half_of_a_pair(text, line):

@@ -95,5 +95,5 @@ def read_measures(path: Path) -> None:
     """
     try:
         runpy.run_path(str(path))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--metrics {path}: {type(error).__name__}: {first_line(error)}") from error

@@ -187,6 +187,11 @@ class RunFiles:
             raise UserError(
                 f"--logdir {given} is no folder; give the --workdir of a run, such as runs/stage1"
             )
+        runs = sorted(path.parent for path in folder.glob(f"*/{METRICS}"))
+        if runs and not (folder / METRICS).exists():
+            raise UserError(
+                f"--logdir {given} is no run, but holds {', '.join(map(str, runs[:9]))}; give one"
+            )
         self.folder = folder
         self._metrics = MetricLines(folder / METRICS)
 

@@ -73,8 +73,15 @@ def read_meta(name: str) -> dict:
 
 
 def exist(name: str) -> bool:
-    """Whether there are imported weights of this name."""
-    return name in BUILT_IN or (Path(name) / "meta.json").is_file()
+    """Whether there are imported weights of this name, damaged ones too; not procedural rooms."""
+    meta = Path(name) / "meta.json"
+    if name in BUILT_IN or not meta.is_file():
+        return name in BUILT_IN
+    try:
+        found = json.loads(meta.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not isinstance(found, dict) or "format" in found
 
 
 def content(name: str) -> str:

@@ -60,6 +60,9 @@ def test_another_tolerance_can_be_asked_for(projector, capsys):
     out = capsys.readouterr().out
     assert "2 of 2 outputs agree" in out
     assert "not compared, jaxvlm does not compute it: case/logits" in out
+    for none in ("nan", "0", "inf"):
+        with pytest.raises(UserError, match="expected a number above 0"):
+            run(projector, "--tolerance", none)
 
 
 def test_wrong_fixtures_are_explained(projector):

@@ -90,6 +90,14 @@ def test_a_wrong_kind_is_named(tmp_path):
         run("original", tmp_path / "mine.safetensors", tmp_path / "out", "--revision", "v1")
 
 
+def test_numbers_of_another_kind_are_named(tmp_path):
+    save_file({"projector.latents": np.zeros(3, np.uint16)}, tmp_path / "odd.safetensors")
+    with pytest.raises(
+        UserError, match=r"odd.safetensors: the tensor 'projector.latents' is of U1"
+    ):
+        run("original", tmp_path / "odd.safetensors", tmp_path / "out")
+
+
 def saved(folder: Path, what: str) -> Path:
     """A file that is nearly right."""
     state = {k: torch.from_numpy(v) for k, v in weights().items()}

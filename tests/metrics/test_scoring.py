@@ -391,6 +391,12 @@ def test_meteor_is_that_of_the_whole_corpus(tmp_path, monkeypatch):
     assert low < found["meteor"] < high
 
 
+def test_a_file_of_measures_that_leaves_is_an_error(tmp_path):
+    (tmp_path / "mine.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(UserError, match=r"mine.py: SystemExit: 0"):
+        tasks.read_measures(tmp_path / "mine.py")
+
+
 def test_references_may_come_from_the_records(tmp_path):
     """An official file, or records; what does not match is listed."""
     official = [

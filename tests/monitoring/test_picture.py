@@ -163,6 +163,15 @@ def test_wrong_flags_are_answered(capsys, monkeypatch, flags, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_of_runs_names_them(tmp_path, capsys, monkeypatch):
+    for name in ("first", "second"):
+        written(tmp_path / name, [line(1, 0)])
+    with pytest.raises(SystemExit, match="2"):
+        seen(capsys, monkeypatch, "--logdir", tmp_path)
+    runs = f"{tmp_path / 'first'}, {tmp_path / 'second'}"
+    assert f"{tmp_path} is no run, but holds {runs}; give one" in capsys.readouterr().err
+
+
 def test_the_page_tells_what_every_word_means():
     text = PAGE.read_text(encoding="utf-8")
     assert all(f"| {state.value} | " in text for state in State)
