@@ -24,6 +24,8 @@ from jaxvlm.workdir import open_workdir
 
 # Reasons that are printed.
 _NAMED = 5
+# What stands in the folder of a command that was killed.
+_PARTS = (".lock", "identity", "lines.jsonl")
 # Characters of a line that may be a prediction.
 _LONGEST_LINE = 1_000_000
 
@@ -134,7 +136,7 @@ def _check_output(flags: argparse.Namespace, records, count: int) -> None:
             f"--output {flags.output} is there and holds no predictions; give another name"
         )
     part = _part(flags.output)
-    if part.exists() and not (part / "identity").is_file() and any(part.iterdir()):
+    if part.exists() and any(not path.name.startswith(_PARTS) for path in part.iterdir()):
         raise UserError(f"{part} is in the way and was not made by this command; move it")
     if rooms and not any(records[index].is_action for index in range(count)):
         raise UserError("--format roomplan: no record asks for an action ('instruction')")

@@ -302,16 +302,16 @@ def restore_params(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> 
 
 
 def check_finite(folder: Path, finite: Mapping[str, bool]) -> None:
-    """Whether all numbers of an update's parameters are; an update with others is never saved.
+    """Checks which parameters of an update have finite numbers only.
 
     Raises:
-      UserError: some are not.
+      UserError: some have others, of which nothing would be answered or learnt.
     """
     bad = [path for path, fine in finite.items() if not fine]
     if bad:
         raise UserError(
-            f"the checkpoint {folder} is damaged: {bad[0]!r} holds numbers that are not finite; "
-            "name another update of the run"
+            f"the checkpoint {folder} holds numbers that are not finite in {bad[0]!r}: its files "
+            "are damaged, or the training had come to no good; name another update of the run"
         )
 
 

@@ -231,7 +231,7 @@ def test_numbers_that_are_not_finite_are_a_damaged_checkpoint(tmp_path):
         path: jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=jnp.zeros(1).sharding)
         for path, like in (("a/kernel", whole), ("b/bias", damaged))
     }
-    with pytest.raises(UserError, match=r"7 is damaged: 'b/bias' holds numbers that are not fin"):
+    with pytest.raises(UserError, match=r"7 holds numbers that are not finite in 'b/bias'"):
         restore_params(tmp_path / "7", wanted)
 
 

@@ -115,7 +115,8 @@ def test_what_is_no_predictions_is_not_written_over(call, finished_run, colours,
     (part / "notes.txt").write_text("mine")
     code, said = call(*flags)
     assert code == 2 and "is in the way and was not made by this command" in said
-    assert (part / "notes.txt").exists()
+    (part / "notes.txt").rename(part / ".lock")
+    assert call(*flags)[0] == 0 and not part.exists()
 
 
 def test_records_are_not_written_over(call, finished_run, colours, tmp_path):
