@@ -20,7 +20,12 @@ def run(*arguments) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("name", "outputs"), [("vggt_tiny", 57), ("vggt_tiny_conv", 6), ("original_projector_tiny", 2)]
+    ("name", "outputs"),
+    [
+        pytest.param("vggt_tiny", 57, marks=pytest.mark.slow),
+        ("vggt_tiny_conv", 6),
+        ("original_projector_tiny", 2),
+    ],
 )
 def test_every_official_output_is_reproduced(name, outputs, dtype, capsys):
     run(FIXTURES / f"{name}.safetensors", "--dtype", dtype)

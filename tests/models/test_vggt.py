@@ -283,6 +283,7 @@ def test_padding_views_change_nothing_for_the_real_ones():
     assert np.abs(poses[1][:, :, :2] - alone).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_the_sets_of_a_row_are_seen_as_each_by_itself():
     """Views behind each other, empty sets and empty seats between them; and the same backwards."""
     aggregator = imported("vggt_tiny").aggregator

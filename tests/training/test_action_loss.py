@@ -248,6 +248,7 @@ def test_losses_that_fit_no_model_are_refused(change, message):
         check(tiny.config_for("nowhere.jsonl", **tiny.ACTIONS | change))
 
 
+@pytest.mark.slow
 def test_the_head_learns_through_every_loss(made):
     """Each weight alone gives the head a gradient."""
     _, sizes, params, batch, _ = made
