@@ -225,6 +225,6 @@ def test_draws_follow_the_probabilities():
 def test_four_devices_give_the_same_texts(python):
     """Each has rows of its own; the texts are those of transformers, in any order."""
     flags = "--xla_force_host_platform_device_count=4"
-    process = python("-m", "pytest", "-q", __file__, "-k", "sampling0-200", XLA_FLAGS=flags)
+    process = python("-m", "pytest", "-q", __file__, "-k", "transformers and 200", XLA_FLAGS=flags)
     out, errors = process.communicate(timeout=600)
     assert process.returncode == 0 and "1 passed" in out, out[-3000:] + errors[-3000:]
