@@ -136,7 +136,7 @@ def _check_output(flags: argparse.Namespace, records, count: int) -> None:
             f"--output {flags.output} is there and holds no predictions; give another name"
         )
     part = _part(flags.output)
-    if part.exists() and any(not path.name.startswith(_PARTS) for path in part.iterdir()):
+    if part.is_dir() and any(not path.name.startswith(_PARTS) for path in part.iterdir()):
         raise UserError(f"{part} is in the way and was not made by this command; move it")
     if rooms and not any(records[index].is_action for index in range(count)):
         raise UserError("--format roomplan: no record asks for an action ('instruction')")
@@ -150,7 +150,7 @@ def _is_ours(path: Path) -> bool:
         with path.open(encoding="utf-8") as file:
             first = file.readline(_LONGEST_LINE)
         return not first or "raw_prediction" in json.loads(first)
-    except (ValueError, TypeError):
+    except (OSError, ValueError, TypeError):
         return False
 
 

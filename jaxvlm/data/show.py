@@ -47,12 +47,11 @@ def _show_record(flags: argparse.Namespace) -> None:
     record = file[index]
     roots = (str(file.path.parent), *flags.image_root)
     lines = describe(record)
-    gone = [image for image in record.images if find_image(image, roots) is None]
-    lines += [(f"not found: {image}", WRONG) for image in gone]
+    found = {image: find_image(image, roots) for image in record.images}
+    lines += [(f"not found: {image}", WRONG) for image, path in found.items() if path is None]
     print("\n".join(text for text, _ in lines))
     output = flags.output or Path("runs", "show", f"{file.path.stem}_{index}.png")
-    found = [find_image(image, roots) for image in record.images]
-    if any(image is not None and Path(image).resolve() == output.resolve() for image in found):
+    if output.resolve() in {Path(path).resolve() for path in found.values() if path is not None}:
         raise UserError(f"--output {output} is one of the record's images; give another name")
     _save(draw_record(record, roots, lines), output)
 

@@ -61,7 +61,8 @@ def make_plan(config, counts: list[int], device: Accelerator, recommends: bool) 
         train = setting.train
         key = (*mesh, train.remat, train.rows_per_device, setting.optimizer.offload)
         if key not in known:
-            # Beside the plan: each takes half a minute at full size, and how many is seen then.
+            # Half a minute at full size; how many there will be depends on what fits. Not to the
+            # output, which is the plan alone.
             say(
                 f"compiling for a mesh of data {mesh[0]} x fsdp {mesh[1]}: "
                 f"{train.rows_per_device} row(s), remat {train.remat}, optimizer on the "

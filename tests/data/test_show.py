@@ -74,6 +74,14 @@ def test_the_box_of_an_action_is_drawn_where_it_is_in_the_image(records):
     )
 
 
+def test_a_records_own_image_is_not_written_over(records):
+    image = records.parent / json.loads(records.read_text().splitlines()[0])["images"][0]
+    before = image.read_bytes()
+    with pytest.raises(UserError, match="is one of the record's images"):
+        run(records, "--output", image)
+    assert image.read_bytes() == before
+
+
 def test_what_cannot_be_shown_is_named(records):
     with pytest.raises(UserError, match=r"--index 5: .* has the records 0 to 1"):
         run(records, "--index", 5)

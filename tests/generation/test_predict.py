@@ -117,6 +117,9 @@ def test_what_is_no_predictions_is_not_written_over(call, finished_run, colours,
     assert code == 2 and "is in the way and was not made by this command" in said
     (part / "notes.txt").rename(part / ".lock")
     assert call(*flags)[0] == 0 and not part.exists()
+    part.write_text("mine")
+    code, said = call(*flags)
+    assert code == 2 and "Traceback" not in said and part.read_text() == "mine"
 
 
 def test_records_are_not_written_over(call, finished_run, colours, tmp_path):
